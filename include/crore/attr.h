@@ -1,0 +1,27 @@
+/* How a coroutine is made: the attributes that cr_co_create, cr_spawn and their kin share. */
+#ifndef CRORE_ATTR_H
+#define CRORE_ATTR_H
+
+#include <crore/api.h>
+
+enum cr_stack_kind {
+    CR_STACK_DEFAULT = 0, /* what the runtime's configuration says; static without a runtime */
+    CR_STACK_STATIC = 1,  /* fixed size, from a pool, guarded */
+};
+
+enum cr_attr_flags {
+    /* Share the floating-point control words (rounding, exception masks, flush to zero) with whoever
+     * switches to this coroutine, instead of keeping its own. Faster to switch; right for code that
+     * never changes them, which is nearly all code. */
+    CR_FPU_SHARED = 1u << 0,
+};
+
+/* Zeroed means default, field by field. Read during the call only; the caller may discard it after. */
+struct cr_attr {
+    const char *name;        /* for messages and dumps; copied, cut to 31 bytes. NULL: the entry function's symbol */
+    enum cr_stack_kind stack;
+    unsigned flags;          /* of enum cr_attr_flags */
+    size_t stack_size_bytes; /* rounded up to whole pages; 0: the default (64 KiB) */
+};
+
+#endif

@@ -1,0 +1,123 @@
+/* The runtime: scheduled coroutines, time, and the program's way in and out.
+ *
+ * Calls marked "suspends" give the processor to other coroutines until what they wait for has come.
+ * Each has an _until form whose deadline is absolute, in nanoseconds of cr_now(); CR_FOREVER waits
+ * without end, and a deadline in the past fails at once if the thing is not there already. After
+ * -ETIMEDOUT or -ECANCELED nothing was consumed. A call made outside a scheduled coroutine returns
+ * -EPERM. */
+#ifndef CRORE_RT_H
+#define CRORE_RT_H
+
+#include <crore/co.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct cr_rt;
+
+enum cr_policy {
+    CR_POLICY_DEFAULT = 0, /* chain */
+    CR_POLICY_CHAIN = 1,   /* a coroutine that stops switches straight to the next ready one */
+    CR_POLICY_STAR = 2,    /* every switch goes through the worker's loop */
+};
+
+/* Zeroed means default, field by field. Read during the call only. */
+struct cr_config {
+    unsigned workers;        /* 0 or 1: this version runs one */
+    enum cr_policy policy;
+    size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
+    size_t guard_size_bytes; /* below each stack; 0: 32 KiB */
+    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. At the bound, ones that
+                                have not started wait for a stack */
+    int report_fd;           /* where the runtime writes reports to people; 0: standard error */
+};
+
+/* Runs fn(arg) as the first coroutine on the calling thread, and returns when every coroutine has ended.
+ * Asynchronous signals are blocked meanwhile and taken between coroutines, on the thread's own stack, with
+ * whatever disposition the program gave them.
+ * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EDEADLK when nothing can ever run again, after a
+ * report that lists the parked coroutines (their stacks and records are given back, their frames are
+ * not unwound); or what opening the poller returned. */
+CR_API CR_CHECKED int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config);
+
+/* The same in three steps, for programs that keep their main loop: cr_rt_start runs fn(arg) on a worker
+ * thread of the runtime's own and returns. One start per runtime. Called from any thread but a worker.
+ * Returns as cr_run, plus -EALREADY (started before) and what creating the thread returned. */
+CR_API CR_CHECKED int cr_rt_create(struct cr_rt **out, const struct cr_config *config);
+CR_API CR_CHECKED int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg);
+
+/* Cancels every coroutine, waits until all have ended, and ends the worker: blocks the calling thread.
+ * A coroutine that ignores -ECANCELED delays it. Returns what cr_run would have; -EINVAL if not started;
+ * -EPERM from a coroutine of that runtime (there, use cr_shutdown). */
+CR_API int cr_rt_stop(struct cr_rt *rt);
+
+/* Waits until all coroutines have ended by themselves, and ends the worker. Returns as cr_rt_stop. */
+CR_API int cr_rt_wait(struct cr_rt *rt);
+
+/* Frees a runtime that was stopped, waited for, or never started. NULL is ignored. */
+CR_API void cr_rt_destroy(struct cr_rt *rt);
+
+/* From a coroutine: cancels all others and itself; their next waits return -ECANCELED. Does not suspend.
+ * Returns 0 or -EPERM. */
+CR_API int cr_shutdown(void);
+
+/* Spawns a coroutine that nobody waits for. It starts later, in its turn; the caller goes on.
+ * Returns 0, -EPERM, -ENOMEM. Does not suspend. */
+CR_API CR_CHECKED int cr_go(void (*fn)(void *arg), void *arg);
+
+/* The same with attributes, and with a handle if out is not NULL. A handle must be given back: with cr_join or
+ * cr_detach, once. Returns 0, -EPERM, -EINVAL, -ENOMEM; on an error nothing was spawned. Does not suspend. */
+CR_API CR_CHECKED int cr_spawn(struct cr_co **out, void (*fn)(void *arg), void *arg, const struct cr_attr *attr);
+
+/* Waits until co has ended, and gives back its handle. Suspends. One joiner at a time.
+ * Returns 0 (handle gone); -ETIMEDOUT, -ECANCELED (handle still valid); -EDEADLK (co is the caller), -EBUSY (another
+ * one joins it), -EPERM. */
+CR_API CR_CHECKED int cr_join(struct cr_co *co);
+CR_API CR_CHECKED int cr_join_until(struct cr_co *co, int64_t deadline_ns);
+
+/* Gives the handle back without waiting. Returns 0, -EBUSY (another one joins it), -EPERM. Does not suspend. */
+CR_API int cr_detach(struct cr_co *co);
+
+/* Asks co to end: its present wait and each later one return -ECANCELED. Needs a handle, or oneself.
+ * Returns 0, also if it had ended; -EPERM. Does not suspend. */
+CR_API int cr_cancel(struct cr_co *co);
+
+/* Lets the other ready coroutines run once. Returns 0 or -EPERM. Suspends (stays ready). */
+CR_API int cr_yield(void);
+
+/* Waits for a duration, or until a point in time. Suspends.
+ * Returns 0 when the time has come; -ECANCELED; -EPERM. */
+CR_API int cr_sleep(int64_t duration_ns);
+CR_API int cr_sleep_until(int64_t deadline_ns);
+
+/* Monotonic time in nanoseconds, and that time plus a duration (saturating): a deadline.
+ * Any thread, never suspends. */
+CR_API int64_t cr_now(void);
+CR_API int64_t cr_after(int64_t duration_ns);
+
+/* Counters of the calling thread's runtime since its start. Returns 0 or -EPERM. Does not suspend. */
+struct cr_stats {
+    uint64_t spawned, ended;  /* coroutines */
+    uint64_t switches;        /* from one coroutine to another, or to the worker's loop */
+    uint64_t parks, timeouts; /* waits, and how many of them ended by their deadline */
+    uint64_t polls, events;   /* calls of the poller, and events that they brought */
+    uint64_t stack_waits;     /* coroutines that had to wait for a stack */
+};
+CR_API int cr_stats_get(struct cr_stats *out);
+
+/* Memory in use, in bytes by kind, of the whole process's runtimes. Any thread. Never suspends. */
+struct cr_mem_stats {
+    uint64_t records_bytes; /* coroutine records, hot and cold parts */
+    uint64_t stacks_bytes;  /* address space of stacks, guards included; what was never touched costs no memory */
+    uint64_t conns_bytes;   /* connections and listeners */
+    uint64_t buffers_bytes; /* lent buffers, in use or pooled */
+    uint64_t other_bytes;   /* workers, tables */
+    uint64_t kernel_calls;  /* mmap, munmap and madvise made so far */
+};
+CR_API void cr_mem_stats(struct cr_mem_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
