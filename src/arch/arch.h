@@ -1,0 +1,50 @@
+/* The instruction set as we use it: switching between contexts, a first context on a fresh stack, and the
+ * floating-point control words. The switch itself is inline and public (crore/co_inline.h); the entry of a fresh stack is
+ * assembly, ISA by ISA, with unwind information that ends there. Nothing here knows what a coroutine is.
+ *
+ * A fresh stack's top holds CR__ARCH_TOP_BYTES that no frame ever overlaps:
+ *     top - 32   address of cr__arch_entry       <- the context's stack pointer
+ *     top - 24   function to run
+ *     top - 16   its first argument
+ *     top -  8   free for the stack's owner
+ * so that a new context may be laid onto a stack whose last occupant still runs below (see stack.h). */
+#ifndef CR__ARCH_H
+#define CR__ARCH_H
+
+#include <crore/co_inline.h>
+
+#include "base/base.h"
+
+#define CR__ARCH_TOP_BYTES 32
+
+/* Where a fresh context starts: calls fn(arg, value, note). In entry-ISA.S. */
+void cr__arch_entry(void);
+
+/* Makes a context on a stack that ends at top (16-byte aligned); returns its stack pointer. fn must not return. */
+static inline void *cr__arch_prepare(char *top, void (*fn)(void *arg, void *value, uint64_t note), void *arg)
+{
+    void **words = (void **)(void *)(top - CR__ARCH_TOP_BYTES);
+    words[0] = (void *)cr__arch_entry;
+    words[1] = (void *)fn;
+    words[2] = arg;
+    return words;
+}
+
+/* What a suspended context would have in its registers, for unwinders and debuggers. */
+struct cr__arch_registers {
+    void *pc, *sp, *frame;
+};
+
+static inline struct cr__arch_registers cr__arch_registers(void *sp)
+{
+    void **words = (void **)sp;
+    if (words[0] == (void *)cr__arch_entry)
+        return (struct cr__arch_registers){words[0], sp, NULL};
+#if defined(__x86_64__)
+    return (struct cr__arch_registers){words[0], (char *)sp + 152, words[2]};
+#else
+    return (struct cr__arch_registers){words[0], (char *)sp + 32, words[1]};
+#endif
+}
+
+#endif

@@ -1,0 +1,22 @@
+/* The first instructions on a fresh stack. On arrival sp points to { this address, fn, arg }; x0 holds the value
+ * that travels, x1 its note. The return address is declared undefined: unwinders stop here. */
+        .text
+        .globl  cr__arch_entry
+        .hidden cr__arch_entry
+        .type   cr__arch_entry, %function
+        .align  4
+cr__arch_entry:
+        .cfi_startproc
+        .cfi_undefined x30
+        hint    #36                     /* bti j */
+        mov     x2, x1                  /* note */
+        mov     x1, x0                  /* value */
+        ldr     x0, [sp, #16]           /* arg */
+        ldr     x3, [sp, #8]
+        mov     x29, xzr
+        mov     x30, xzr
+        blr     x3
+        brk     #1                      /* fn must not return */
+        .cfi_endproc
+        .size   cr__arch_entry, .-cr__arch_entry
+        .section .note.GNU-stack, "", %progbits

@@ -1,0 +1,21 @@
+/* The first instructions on a fresh stack. On arrival sp points to { this address, fn, arg }; a0 holds the value
+ * that travels, a1 its note. The return address is declared undefined: unwinders stop here. */
+        .text
+        .globl  cr__arch_entry
+        .hidden cr__arch_entry
+        .type   cr__arch_entry, @function
+        .align  2
+cr__arch_entry:
+        .cfi_startproc
+        .cfi_undefined ra
+        mv      a2, a1                  /* note */
+        mv      a1, a0                  /* value */
+        ld      a0, 16(sp)              /* arg */
+        ld      t1, 8(sp)
+        li      s0, 0
+        li      ra, 0
+        jalr    t1
+        ebreak                          /* fn must not return */
+        .cfi_endproc
+        .size   cr__arch_entry, .-cr__arch_entry
+        .section .note.GNU-stack, "", @progbits

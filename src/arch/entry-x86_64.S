@@ -1,0 +1,18 @@
+/* The first instructions on a fresh stack. On arrival rsp points to { this address, fn, arg }; rax holds the value
+ * that travels, rdx its note. The return address is declared undefined: unwinders stop here. */
+        .text
+        .globl  cr__arch_entry
+        .hidden cr__arch_entry
+        .type   cr__arch_entry, @function
+        .align  16
+cr__arch_entry:
+        .cfi_startproc
+        .cfi_undefined rip
+        xorl    %ebp, %ebp
+        movq    16(%rsp), %rdi          /* arg */
+        movq    %rax, %rsi              /* value; note is in rdx already */
+        call    *8(%rsp)
+        ud2                             /* fn must not return */
+        .cfi_endproc
+        .size   cr__arch_entry, .-cr__arch_entry
+        .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,59 @@
+#include "os/os.h"
+
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+void *cr__os_map(size_t size_bytes, int protection)
+{
+    long addr = cr__syscall6(SYS_mmap, 0, (long)size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return addr < 0 && addr > -4096 ? NULL : (void *)addr;
+}
+
+int cr__os_unmap(void *addr, size_t size_bytes)
+{
+    return (int)cr__syscall2(SYS_munmap, addr, size_bytes);
+}
+
+int cr__os_protect(void *addr, size_t size_bytes, int protection)
+{
+    return (int)cr__syscall3(SYS_mprotect, addr, size_bytes, protection);
+}
+
+int cr__os_advise(void *addr, size_t size_bytes, int advice)
+{
+    return (int)cr__syscall3(SYS_madvise, addr, size_bytes, advice);
+}
+
+int cr__os_lstat_mode(const char *path, mode_t *mode)
+{
+    struct statx info;
+    long r = cr__syscall5(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_TYPE | STATX_MODE, &info);
+    if (r < 0)
+        return (int)r;
+    *mode = info.stx_mode;
+    return 0;
+}
+
+int cr__os_set_nonblocking(int fd)
+{
+    long flags = cr__syscall3(SYS_fcntl, fd, F_GETFL, 0);
+    if (flags < 0)
+        return (int)flags;
+    return (int)cr__syscall3(SYS_fcntl, fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+int cr__os_epoll_wait(int epoll, struct epoll_event *events, int count, int64_t timeout_ns)
+{
+    static _Atomic bool no_pwait2; /* kernels before 5.11; any thread may find out, all write the same */
+    if (timeout_ns != 0 && !atomic_load_explicit(&no_pwait2, memory_order_relaxed)) {
+        struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+        long n = cr__syscall6(SYS_epoll_pwait2, epoll, (long)events, count, timeout_ns < 0 ? 0 : (long)&timeout, 0, 0);
+        if (n != -ENOSYS)
+            return (int)n;
+        atomic_store_explicit(&no_pwait2, true, memory_order_relaxed);
+    }
+    int64_t timeout_ms = timeout_ns <= 0 ? timeout_ns : (timeout_ns + 999999) / 1000000;
+    if (timeout_ms > INT32_MAX)
+        timeout_ms = INT32_MAX;
+    return (int)cr__syscall6(SYS_epoll_pwait, epoll, (long)events, count, timeout_ms < 0 ? -1 : timeout_ms, 0, 8);
+}

@@ -1,0 +1,215 @@
+/* The kernel as we call it: one function per call that crore makes, each answering 0 or more, or -errno. This is
+ * the door for time, entropy, memory and files: a room above that calls libc for one of them bypasses the
+ * seam by which they can be replaced. None of these allocates, and none touches errno. */
+#ifndef CR__OS_H
+#define CR__OS_H
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "os/syscall.h"
+
+#ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+
+/* Monotonic nanoseconds. */
+static inline int64_t cr__os_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* vDSO; can't fail for this clock */
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static inline int cr__os_random(void *buf, size_t size_bytes)
+{
+    return (int)cr__syscall3(SYS_getrandom, buf, size_bytes, 0);
+}
+
+/* Memory. Only `mem` calls these: it keeps the books. cr__os_map returns NULL on failure. */
+void *cr__os_map(size_t size_bytes, int protection);
+int cr__os_unmap(void *addr, size_t size_bytes);
+int cr__os_protect(void *addr, size_t size_bytes, int protection);
+int cr__os_advise(void *addr, size_t size_bytes, int advice);
+
+/* Files and sockets. */
+static inline ssize_t cr__os_read(int fd, void *buf, size_t size_bytes)
+{
+    return cr__syscall3(SYS_read, fd, buf, size_bytes);
+}
+
+static inline ssize_t cr__os_write(int fd, const void *buf, size_t size_bytes)
+{
+    return cr__syscall3(SYS_write, fd, buf, size_bytes);
+}
+
+static inline ssize_t cr__os_readv(int fd, const struct iovec *iov, int count)
+{
+    return cr__syscall3(SYS_readv, fd, iov, count);
+}
+
+static inline ssize_t cr__os_writev(int fd, const struct iovec *iov, int count)
+{
+    return cr__syscall3(SYS_writev, fd, iov, count);
+}
+
+static inline ssize_t cr__os_pread(int fd, void *buf, size_t size_bytes, int64_t offset)
+{
+    return cr__syscall4(SYS_pread64, fd, buf, size_bytes, offset);
+}
+
+static inline ssize_t cr__os_pwrite(int fd, const void *buf, size_t size_bytes, int64_t offset)
+{
+    return cr__syscall4(SYS_pwrite64, fd, buf, size_bytes, offset);
+}
+
+static inline ssize_t cr__os_recv(int fd, void *buf, size_t size_bytes)
+{
+    return cr__syscall6(SYS_recvfrom, fd, (long)buf, (long)size_bytes, 0, 0, 0);
+}
+
+static inline ssize_t cr__os_send(int fd, const void *buf, size_t size_bytes)
+{
+    return cr__syscall6(SYS_sendto, fd, (long)buf, (long)size_bytes, MSG_NOSIGNAL, 0, 0);
+}
+
+static inline ssize_t cr__os_recvmsg(int fd, struct msghdr *msg, int flags)
+{
+    return cr__syscall3(SYS_recvmsg, fd, msg, flags);
+}
+
+static inline ssize_t cr__os_sendmsg(int fd, const struct msghdr *msg)
+{
+    return cr__syscall3(SYS_sendmsg, fd, msg, MSG_NOSIGNAL);
+}
+
+static inline ssize_t cr__os_sendfile(int to, int from, int64_t *offset, size_t size_bytes)
+{
+    return cr__syscall4(SYS_sendfile, to, from, offset, size_bytes);
+}
+
+static inline int cr__os_open(const char *path, int flags, mode_t mode)
+{
+    return (int)cr__syscall4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, mode);
+}
+
+static inline int cr__os_close(int fd)
+{
+    return (int)cr__syscall1(SYS_close, fd);
+}
+
+static inline int cr__os_unlink(const char *path)
+{
+    return (int)cr__syscall3(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+static inline int cr__os_chmod(const char *path, mode_t mode)
+{
+    return (int)cr__syscall3(SYS_fchmodat, AT_FDCWD, path, mode);
+}
+
+int cr__os_lstat_mode(const char *path, mode_t *mode);
+int cr__os_set_nonblocking(int fd);
+
+static inline int cr__os_socket(int family, int type)
+{
+    return (int)cr__syscall3(SYS_socket, family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+static inline int cr__os_bind(int fd, const struct sockaddr *addr, socklen_t size_bytes)
+{
+    return (int)cr__syscall3(SYS_bind, fd, addr, size_bytes);
+}
+
+static inline int cr__os_listen(int fd, int backlog)
+{
+    return (int)cr__syscall2(SYS_listen, fd, backlog);
+}
+
+static inline int cr__os_accept(int fd)
+{
+    return (int)cr__syscall4(SYS_accept4, fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+static inline int cr__os_connect(int fd, const struct sockaddr *addr, socklen_t size_bytes)
+{
+    return (int)cr__syscall3(SYS_connect, fd, addr, size_bytes);
+}
+
+static inline int cr__os_shutdown(int fd, int how)
+{
+    return (int)cr__syscall2(SYS_shutdown, fd, how);
+}
+
+static inline int cr__os_sockname(int fd, struct sockaddr *addr, socklen_t *size_bytes)
+{
+    return (int)cr__syscall3(SYS_getsockname, fd, addr, size_bytes);
+}
+
+static inline int cr__os_peername(int fd, struct sockaddr *addr, socklen_t *size_bytes)
+{
+    return (int)cr__syscall3(SYS_getpeername, fd, addr, size_bytes);
+}
+
+static inline int cr__os_sockopt_set(int fd, int level, int name, int value)
+{
+    return (int)cr__syscall5(SYS_setsockopt, fd, level, name, &value, sizeof(value));
+}
+
+static inline int cr__os_sockopt_get(int fd, int level, int name, int *value)
+{
+    socklen_t size = sizeof(*value);
+    return (int)cr__syscall5(SYS_getsockopt, fd, level, name, value, &size);
+}
+
+/* Closing drops what was not sent, and resets the peer. */
+static inline int cr__os_linger_none(int fd)
+{
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    return (int)cr__syscall5(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
+/* Waiting. */
+static inline int cr__os_epoll_create(void)
+{
+    return (int)cr__syscall1(SYS_epoll_create1, EPOLL_CLOEXEC);
+}
+
+static inline int cr__os_epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
+{
+    return (int)cr__syscall4(SYS_epoll_ctl, epoll, op, fd, event);
+}
+
+/* Waits at most timeout_ns, or without end if that is negative. */
+int cr__os_epoll_wait(int epoll, struct epoll_event *events, int count, int64_t timeout_ns);
+
+static inline int cr__os_eventfd(void)
+{
+    return (int)cr__syscall2(SYS_eventfd2, 0, O_NONBLOCK | O_CLOEXEC);
+}
+
+/* Whether one of these poll events is there now; errors count. */
+static inline bool cr__os_poll_now(int fd, short events)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    struct timespec none = {0, 0};
+    return cr__syscall5(SYS_ppoll, &p, 1, &none, 0, 8) != 0;
+}
+
+/* A signalfd for all signals in the set. */
+static inline int cr__os_signalfd(const sigset_t *set)
+{
+    return (int)cr__syscall4(SYS_signalfd4, -1, set, 8, O_NONBLOCK | O_CLOEXEC);
+}
+
+#endif
