@@ -1,0 +1,106 @@
+/* Stack overflow, explained: faults are taken on an alternate stack per thread, and one that hit a guard
+ * ends the program with a message. Other faults go to whoever handled them before.
+ *
+ * The process-wide handler is installed by the first thread that enters and removed by the last one that leaves,
+ * under a mutex that no coroutine ever holds. */
+#include "stack/stack.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "mem/mem.h"
+#include "obs/obs.h"
+#include "os/os.h"
+
+#define ALTERNATE_STACK_BYTES ((size_t)128 << 10) /* a signal frame takes up to 12 KiB; symbolising, most of the rest */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned threads_inside;
+static struct sigaction previous_segv, previous_bus;
+static _Atomic(cr__stack_describe *) describe_user;
+
+struct entry {
+    stack_t previous;
+    void *alternate; /* NULL: the thread had one already, which serves */
+};
+
+static void explain(const struct cr__stack *stack, void *ucontext)
+{
+    struct cr__stack_user user = {0};
+    cr__stack_describe *describe = atomic_load(&describe_user);
+    char entry[128] = "?";
+    if (describe && describe(&user) && user.entry)
+        cr__symbol_of(user.entry, entry, sizeof(entry));
+    cr__report(STDERR_FILENO, "crore: stack overflow: coroutine %u \"%s\" ran off its static stack of %u bytes\n", user.id,
+               user.name && *user.name ? user.name : entry, stack->size_bytes);
+    cr__backtrace_report(STDERR_FILENO, ucontext, 8);
+    cr__report(STDERR_FILENO, "       give it more with struct cr_attr's stack_size_bytes\n");
+}
+
+static void pass_on(int signo, siginfo_t *info, void *ucontext)
+{
+    const struct sigaction *previous = signo == SIGSEGV ? &previous_segv : &previous_bus;
+    if (previous->sa_flags & SA_SIGINFO) {
+        previous->sa_sigaction(signo, info, ucontext);
+    } else if (previous->sa_handler != SIG_DFL && previous->sa_handler != SIG_IGN) {
+        previous->sa_handler(signo);
+    } else {
+        signal(signo, SIG_DFL); /* the instruction faults again, now fatally and with the right core dump */
+    }
+}
+
+static void on_fault(int signo, siginfo_t *info, void *ucontext)
+{
+    struct cr__stack stack;
+    if (info->si_code > 0 && cr__stack_guard_hit(info->si_addr, &stack)) {
+        explain(&stack, ucontext);
+        abort();
+    }
+    pass_on(signo, info, ucontext);
+}
+
+int cr__overflow_enter(cr__stack_describe *describe, void **saved)
+{
+    struct entry *entry = cr__mem_alloc(sizeof(*entry), CR__MEM_OTHER);
+    if (!entry)
+        return -ENOMEM;
+    sigaltstack(NULL, &entry->previous);
+    if ((entry->previous.ss_flags & SS_DISABLE) || entry->previous.ss_size < ALTERNATE_STACK_BYTES / 4) {
+        entry->alternate = cr__mem_map(ALTERNATE_STACK_BYTES, CR__MEM_OTHER);
+        if (!entry->alternate) {
+            cr__mem_free(entry, sizeof(*entry), CR__MEM_OTHER);
+            return -ENOMEM;
+        }
+        stack_t alternate = {.ss_sp = entry->alternate, .ss_size = ALTERNATE_STACK_BYTES};
+        sigaltstack(&alternate, NULL);
+    }
+    atomic_store(&describe_user, describe);
+
+    pthread_mutex_lock(&lock);
+    if (threads_inside++ == 0) {
+        struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGSEGV, &action, &previous_segv);
+        sigaction(SIGBUS, &action, &previous_bus);
+    }
+    pthread_mutex_unlock(&lock);
+    *saved = entry;
+    return 0;
+}
+
+void cr__overflow_leave(void *saved)
+{
+    struct entry *entry = saved;
+    pthread_mutex_lock(&lock);
+    if (--threads_inside == 0) {
+        sigaction(SIGSEGV, &previous_segv, NULL);
+        sigaction(SIGBUS, &previous_bus, NULL);
+    }
+    pthread_mutex_unlock(&lock);
+    if (entry->alternate) {
+        sigaltstack(&entry->previous, NULL);
+        cr__mem_unmap(entry->alternate, ALTERNATE_STACK_BYTES, CR__MEM_OTHER);
+    }
+    cr__mem_free(entry, sizeof(*entry), CR__MEM_OTHER);
+}

@@ -1,0 +1,103 @@
+/* Stacks: fixed size, pooled, guarded.
+ *
+ * A pool hands out stacks of any size, one class per size; what is put back is handed out again, last in, first out,
+ * without a kernel call. Stacks are cut from chunks of address space:
+ *
+ *     chunk: | guard | stack | guard | stack | ... |      addresses grow to the right, stacks to the left
+ *
+ * A guard is installed when its stack is handed out for the first time, with MADV_GUARD_INSTALL (Linux 6.13: no
+ * mapping of its own), else with mprotect, which ends where the process has vm.max_map_count mappings: at about half as many stacks.
+ * Running into a guard ends the program with a message that names the coroutine (overflow.c).
+ *
+ * Tops are coloured: stacks that begin at the same offset in their pages would all compete for the same few sets
+ * of the caches. The top word of a stack that is not in use links it to the next free one; it lies in the CR__ARCH_TOP_BYTES
+ * that no frame overlaps, so a coroutine that ends may put its own stack back while it still runs on it, as
+ * long as it is the one that takes it out again, or has left it by then.
+ *
+ * A pool has no lock: it serves one worker, or is locked by its owner. */
+#ifndef CR__STACK_H
+#define CR__STACK_H
+
+#include "arch/arch.h"
+#include "base/base.h"
+
+#define CR__STACK_DEFAULT_BYTES (64u * 1024)
+#define CR__STACK_GUARD_BYTES (32u * 1024)
+#define CR__STACK_MIN_BYTES 4096u
+#define CR__STACK_MAX_BYTES (1u << 30)
+#define CR__STACK_CLASSES 16
+#define CR__STACK_COLOUR_BYTES 64
+#define CR__STACK_COLOURS 16
+
+/* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
+struct cr__stack {
+    char *top;           /* NULL: none */
+    uint32_t size_bytes; /* as asked for, rounded up to pages: names the class */
+};
+
+struct cr__stack_class {
+    uint32_t size_bytes; /* 0: class not in use */
+    char *free;          /* top of the first free stack */
+    char *fresh;         /* slots of the newest chunk that were never handed out: [fresh, end) */
+    char *end;
+    uint32_t in_use;
+};
+
+struct cr__stack_pool {
+    struct cr__stack_class classes[CR__STACK_CLASSES];
+    struct cr__stack_chunk *chunks;
+    size_t guard_bytes;
+    size_t bytes, max_bytes; /* address space taken, and its bound (0: none) */
+};
+
+/* guard_bytes: a multiple of the page size; max_bytes as in struct cr_config. */
+void cr__stack_pool_init(struct cr__stack_pool *pool, size_t guard_bytes, size_t max_bytes);
+
+/* Unmaps everything, stacks in use included. */
+void cr__stack_pool_fini(struct cr__stack_pool *pool);
+
+/* The usable size for a wish: 0 is the default; rounded up to pages; 0 when it is absurd. */
+uint32_t cr__stack_size(size_t wish_bytes);
+
+CR__COLD int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out);
+
+/* Takes a stack. 0; -ENOMEM (bound reached, no address space, no guard to be had, or a 17th size). */
+static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
+{
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES; c++) {
+        if (c->size_bytes != size_bytes)
+            continue;
+        char *top = c->free;
+        if (CR__UNLIKELY(!top))
+            break;
+        c->free = *(char **)(void *)(top - sizeof(char *));
+        c->in_use++;
+        *out = (struct cr__stack){top, size_bytes};
+        return 0;
+    }
+    return cr__stack_get_slow(pool, size_bytes, out);
+}
+
+/* Gives it back. */
+void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack);
+
+/* The lowest usable address. */
+char *cr__stack_low(struct cr__stack stack);
+
+/* Whether addr lies in a guard of any pool's; out receives that stack. For the fault handler: async-signal-safe. */
+bool cr__stack_guard_hit(const void *addr, struct cr__stack *out);
+
+/* Describes the running coroutine for the overflow message: fills in name and id. Set by `co`. */
+struct cr__stack_user {
+    const char *name; /* or NULL */
+    uint32_t id;
+    void *entry;
+};
+typedef bool cr__stack_describe(struct cr__stack_user *out);
+
+/* Makes the calling thread take its faults on an alternate stack and the process explain overflows. Undo with _leave on
+ * the same thread. 0 or -ENOMEM. */
+int cr__overflow_enter(cr__stack_describe *describe, void **saved);
+void cr__overflow_leave(void *saved);
+
+#endif

@@ -1,0 +1,204 @@
+/* The pool of static stacks; stack.h has the picture. */
+#include "stack/stack.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "mem/mem.h"
+#include "os/os.h"
+
+#ifdef CR__ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
+#define CHUNK_TARGET_BYTES ((size_t)8 << 20)
+#define CHUNK_MIN_SLOTS 4
+#define CHUNK_MAX_SLOTS 1024
+
+struct cr__stack_chunk {
+    struct cr__stack_chunk *next; /* in its pool */
+    char *base;
+    size_t slot_bytes, guard_bytes;
+    uint32_t slots;
+    uint32_t stack_bytes;
+};
+
+/* All chunks of all pools, for the fault handler, which can't lock: entries are filled before they are counted,
+ * and emptied in place. A chunk that finds no entry has guards that work, but a bare SIGSEGV. */
+#define DIRECTORY_ENTRIES 65536
+static _Atomic(struct cr__stack_chunk *) directory[DIRECTORY_ENTRIES];
+static _Atomic uint32_t directory_used;
+
+static _Atomic int guard_by_mprotect; /* learned once: the kernel has no lightweight guards */
+
+uint32_t cr__stack_size(size_t wish_bytes)
+{
+    if (wish_bytes == 0)
+        return CR__STACK_DEFAULT_BYTES;
+    if (wish_bytes > CR__STACK_MAX_BYTES)
+        return 0;
+    return (uint32_t)cr__round_up(wish_bytes < CR__STACK_MIN_BYTES ? CR__STACK_MIN_BYTES : wish_bytes, 4096);
+}
+
+void cr__stack_pool_init(struct cr__stack_pool *pool, size_t guard_bytes, size_t max_bytes)
+{
+    CR__ASSERT(guard_bytes % 4096 == 0);
+    *pool = (struct cr__stack_pool){.guard_bytes = guard_bytes, .max_bytes = max_bytes};
+}
+
+static void directory_add(struct cr__stack_chunk *chunk)
+{
+    uint32_t used = atomic_load_explicit(&directory_used, memory_order_relaxed);
+    for (uint32_t i = 0; i < used; i++) {
+        struct cr__stack_chunk *empty = NULL;
+        if (atomic_load_explicit(&directory[i], memory_order_relaxed) == NULL &&
+            atomic_compare_exchange_strong(&directory[i], &empty, chunk))
+            return;
+    }
+    uint32_t i = atomic_fetch_add(&directory_used, 1);
+    if (i < DIRECTORY_ENTRIES)
+        atomic_store(&directory[i], chunk);
+    else
+        atomic_fetch_sub(&directory_used, 1);
+}
+
+static void directory_remove(struct cr__stack_chunk *chunk)
+{
+    uint32_t used = atomic_load(&directory_used);
+    for (uint32_t i = 0; i < used && i < DIRECTORY_ENTRIES; i++) {
+        struct cr__stack_chunk *self = chunk;
+        if (atomic_compare_exchange_strong(&directory[i], &self, NULL))
+            return;
+    }
+}
+
+bool cr__stack_guard_hit(const void *addr, struct cr__stack *out)
+{
+    uint32_t used = atomic_load(&directory_used);
+    for (uint32_t i = 0; i < used && i < DIRECTORY_ENTRIES; i++) {
+        struct cr__stack_chunk *chunk = atomic_load(&directory[i]);
+        if (!chunk || (const char *)addr < chunk->base)
+            continue;
+        size_t offset = (size_t)((const char *)addr - chunk->base);
+        if (offset >= chunk->slots * chunk->slot_bytes)
+            continue;
+        char *slot = chunk->base + offset / chunk->slot_bytes * chunk->slot_bytes;
+        *out = (struct cr__stack){slot + chunk->slot_bytes, chunk->stack_bytes};
+        return offset % chunk->slot_bytes < chunk->guard_bytes;
+    }
+    return false;
+}
+
+static struct cr__stack_class *class_of(struct cr__stack_pool *pool, uint32_t size_bytes)
+{
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES; c++) {
+        if (c->size_bytes == 0)
+            c->size_bytes = size_bytes;
+        if (c->size_bytes == size_bytes)
+            return c;
+    }
+    return NULL;
+}
+
+static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
+{
+    size_t slot_bytes = pool->guard_bytes + c->size_bytes;
+    size_t slots = CHUNK_TARGET_BYTES / slot_bytes;
+    slots = slots < CHUNK_MIN_SLOTS ? CHUNK_MIN_SLOTS : slots > CHUNK_MAX_SLOTS ? CHUNK_MAX_SLOTS : slots;
+    if (pool->max_bytes) {
+        size_t room = pool->bytes < pool->max_bytes ? (pool->max_bytes - pool->bytes) / slot_bytes : 0;
+        slots = slots < room ? slots : room;
+    }
+    if (slots == 0)
+        return -ENOMEM;
+    struct cr__stack_chunk *chunk = cr__mem_alloc(sizeof(*chunk), CR__MEM_OTHER);
+    if (!chunk)
+        return -ENOMEM;
+    char *base = cr__mem_map(slots * slot_bytes, CR__MEM_STACKS);
+    if (!base) {
+        cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
+        return -ENOMEM;
+    }
+    cr__mem_advise(base, slots * slot_bytes, MADV_NOHUGEPAGE); /* one touched page must cost one page; a refusal is harmless */
+    *chunk = (struct cr__stack_chunk){
+        .next = pool->chunks,
+        .base = base,
+        .slot_bytes = slot_bytes,
+        .guard_bytes = pool->guard_bytes,
+        .slots = (uint32_t)slots,
+        .stack_bytes = c->size_bytes,
+    };
+    pool->chunks = chunk;
+    pool->bytes += slots * slot_bytes;
+    c->fresh = base;
+    c->end = base + slots * slot_bytes;
+    directory_add(chunk);
+    return 0;
+}
+
+static int guard_install(char *addr, size_t size_bytes)
+{
+    if (!atomic_load_explicit(&guard_by_mprotect, memory_order_relaxed)) {
+        int r = cr__mem_advise(addr, size_bytes, MADV_GUARD_INSTALL);
+        if (r != -EINVAL)
+            return r;
+        atomic_store_explicit(&guard_by_mprotect, 1, memory_order_relaxed);
+    }
+    return cr__mem_protect(addr, size_bytes, PROT_NONE);
+}
+
+int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
+{
+    struct cr__stack_class *c = class_of(pool, size_bytes);
+    if (!c)
+        return -ENOMEM;
+    size_t slot_bytes = pool->guard_bytes + size_bytes;
+    if (c->fresh == c->end) {
+        int r = chunk_add(pool, c);
+        if (r < 0)
+            return r;
+    }
+    if (guard_install(c->fresh, pool->guard_bytes) < 0)
+        return -ENOMEM;
+    size_t colour = ((uintptr_t)c->fresh / slot_bytes) % CR__STACK_COLOURS;
+    char *top = c->fresh + slot_bytes - colour * CR__STACK_COLOUR_BYTES;
+    c->fresh += slot_bytes;
+    c->in_use++;
+    *out = (struct cr__stack){top, size_bytes};
+    return 0;
+}
+
+char *cr__stack_low(struct cr__stack stack)
+{
+    /* the slot's end is the next page boundary: colours are less than a page */
+    char *end = (char *)cr__round_up((uintptr_t)stack.top, 4096);
+    return end - stack.size_bytes;
+}
+
+void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack)
+{
+    struct cr__stack_class *c = class_of(pool, stack.size_bytes);
+    CR__ASSERT(c && c->in_use > 0);
+#ifdef CR__ASAN
+    char *low = cr__stack_low(stack);
+    __asan_unpoison_memory_region(low, (size_t)(stack.top - low)); /* frames may have been dropped, not left */
+#endif
+    *(char **)(void *)(stack.top - sizeof(char *)) = c->free;
+    c->free = stack.top;
+    c->in_use--;
+}
+
+void cr__stack_pool_fini(struct cr__stack_pool *pool)
+{
+    for (struct cr__stack_chunk *chunk = pool->chunks, *next; chunk; chunk = next) {
+        next = chunk->next;
+        directory_remove(chunk);
+        size_t bytes = chunk->slots * chunk->slot_bytes;
+#ifdef CR__ASAN
+        __asan_unpoison_memory_region(chunk->base, bytes);
+#endif
+        cr__mem_unmap(chunk->base, bytes, CR__MEM_STACKS);
+        cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
+    }
+    memset(pool, 0, sizeof(*pool));
+}
