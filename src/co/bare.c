@@ -1,0 +1,203 @@
+/* Bare coroutines: the public calls of crore/co.h. Their stacks come from one pool for the whole process, under a mutex,
+ * since a coroutine may be made on one thread and destroyed on another; no coroutine ever holds it across a switch. */
+#define CR_NO_INLINE 1 /* the functions that the inlined forms stand for are here */
+#include "co/co.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "mem/mem.h"
+
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct cr__stack_pool pool;
+static bool pool_ready;
+static _Atomic uint32_t last_id;
+
+struct bare {
+    struct cr_co co;
+    uint32_t stack_bytes;
+};
+
+int cr_co_create(struct cr_co **out, void *(*fn)(void *), const struct cr_attr *attr)
+{
+    unsigned flags;
+    uint32_t stack_bytes;
+    if (!fn || cr__attr_check(attr, 0, &flags, &stack_bytes) < 0)
+        return -EINVAL;
+    struct bare *bare = cr__mem_alloc(sizeof(*bare), CR__MEM_RECORDS);
+    if (!bare)
+        return -ENOMEM;
+    bare->co.mode = CR__MODE(CR__CO_NEW, flags);
+    bare->co.id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
+    bare->co.entry = (void (*)(void))fn;
+    bare->stack_bytes = stack_bytes;
+    if (attr && attr->name && cr__co_name_set(&bare->co, attr->name) < 0) {
+        cr__mem_free(bare, sizeof(*bare), CR__MEM_RECORDS);
+        return -ENOMEM;
+    }
+    *out = &bare->co;
+    return 0;
+}
+
+/* The first frame of every bare coroutine. */
+__attribute__((noreturn)) static void run(void *arg, void *value, uint64_t note)
+{
+    struct cr_co *co = arg;
+    cr__co_arrive(co, note);
+    value = ((void *(*)(void *))co->entry)(value);
+
+    struct cr__self *self = cr__self_get(); /* after the user's code: perhaps another thread */
+    co->value = value;
+    cr__co_state_set(co, CR__CO_ENDED);
+    self->current = co->below;
+    note = CR__NOTE_ENDED;
+    cr__co_switch(co, co->below, cr__co_own_fpu(co), value, &note);
+    cr__panic("coroutine %u was resumed after its end", co->id);
+}
+
+static int prepare(struct cr_co *co)
+{
+    struct bare *bare = CR__CONTAINER(co, struct bare, co);
+    pthread_mutex_lock(&pool_lock);
+    if (!pool_ready) {
+        cr__stack_pool_init(&pool, CR__STACK_GUARD_BYTES, 0);
+        pool_ready = true;
+    }
+    int r = cr__co_prepare(co, &pool, bare->stack_bytes, run);
+    pthread_mutex_unlock(&pool_lock);
+    return r;
+}
+
+/* Why co can't be switched to now, or 0. */
+static int check_target(const struct cr_co *co)
+{
+    switch (cr__co_state(co)) {
+    case CR__CO_NEW:
+    case CR__CO_SUSPENDED:
+        return 0;
+    case CR__CO_RUNNING:
+        return -EBUSY;
+    case CR__CO_SCHEDULED:
+        return -EPERM;
+    default:
+        return -EINVAL;
+    }
+}
+
+CR__COLD static int check_and_prepare(struct cr_co *to)
+{
+    int r = check_target(to);
+    if (r == 0 && cr__co_state(to) == CR__CO_NEW)
+        r = prepare(to);
+    return r;
+}
+
+int cr_co_resume(struct cr_co *co, void **value)
+{
+    struct cr__self *self = cr__self_here();
+    if (CR__UNLIKELY(cr__co_state(co) != CR__CO_SUSPENDED)) {
+        int r = check_and_prepare(co);
+        if (r < 0)
+            return r;
+    }
+    struct cr_co *from = self->current;
+    uint64_t note = 0;
+    cr__co_state_set(co, CR__CO_RUNNING);
+    co->below = from;
+    self->current = co;
+    void *back = cr__co_switch(from, co, cr__co_own_fpu(co), value ? *value : NULL, &note);
+    if (value)
+        *value = back;
+    return (int)(note >> 63);
+}
+
+int cr_co_yield(void **value)
+{
+    struct cr__self *self = cr__self_get();
+    if (!self || cr__co_state(self->current) != CR__CO_RUNNING)
+        return -EPERM;
+    struct cr_co *me = self->current;
+    uint64_t note = 0;
+    cr__co_state_set(me, CR__CO_SUSPENDED);
+    self->current = me->below;
+    void *back = cr__co_switch(me, me->below, cr__co_own_fpu(me), value ? *value : NULL, &note);
+    if (value)
+        *value = back;
+    return 0;
+}
+
+int cr__co_resume_any(struct cr_co *co, void **value)
+{
+    return cr_co_resume(co, value);
+}
+
+int cr__co_yield_any(void **value)
+{
+    return cr_co_yield(value);
+}
+
+int cr_co_yield_to(struct cr_co *to, void **value)
+{
+    struct cr__self *self = cr__self_get();
+    if (!self || cr__co_state(self->current) != CR__CO_RUNNING)
+        return -EPERM;
+    struct cr_co *me = self->current;
+    if (to == me)
+        return 0;
+    if (CR__UNLIKELY(cr__co_state(to) != CR__CO_SUSPENDED)) {
+        int r = check_and_prepare(to);
+        if (r < 0)
+            return r;
+    }
+    uint64_t note = 0;
+    cr__co_state_set(me, CR__CO_SUSPENDED);
+    cr__co_state_set(to, CR__CO_RUNNING);
+    to->below = me->below;
+    self->current = to;
+    void *back = cr__co_switch(me, to, cr__co_own_fpu(me), value ? *value : NULL, &note);
+    if (value)
+        *value = back;
+    return 0;
+}
+
+enum cr_co_status cr_co_status(const struct cr_co *co)
+{
+    switch (cr__co_state(co)) {
+    case CR__CO_NEW:
+        return CR_CO_NEW;
+    case CR__CO_SUSPENDED:
+        return CR_CO_SUSPENDED;
+    case CR__CO_RUNNING:
+        return CR_CO_RUNNING;
+    case CR__CO_SCHEDULED:
+        return CR_CO_SCHEDULED;
+    default:
+        return CR_CO_ENDED;
+    }
+}
+
+struct cr_co *cr_co_current(void)
+{
+    struct cr__self *self = cr__self_get();
+    return self && cr__co_state(self->current) != CR__CO_ROOT ? self->current : NULL;
+}
+
+int cr_co_destroy(struct cr_co *co)
+{
+    if (!co)
+        return 0;
+    if (cr__co_state(co) == CR__CO_RUNNING)
+        return -EBUSY;
+    if (cr__co_state(co) == CR__CO_SCHEDULED)
+        return -EPERM;
+    struct bare *bare = CR__CONTAINER(co, struct bare, co);
+    cr__co_cold_free(co);
+    if (co->stack.top) {
+        cr__san_end(co);
+        pthread_mutex_lock(&pool_lock);
+        cr__stack_put(&pool, co->stack);
+        pthread_mutex_unlock(&pool_lock);
+    }
+    cr__mem_free(bare, sizeof(*bare), CR__MEM_RECORDS);
+    return 0;
+}

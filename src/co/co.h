@@ -1,0 +1,142 @@
+/* Coroutines: a record, a stack taken at first run, and switching between them. No queues, no time, no I/O: the
+ * scheduler is a user of this room like any other.
+ *
+ * Every context that can be switched to is a struct cr_co, threads included: each thread has a root, which is what
+ * `current` points to while no coroutine runs there. Invariants:
+ *   1. self->current is what runs on this thread; its sp is stale. Everyone else's sp is where it goes on.
+ *   2. A bare coroutine that is RUNNING and not current has resumed another, and its chain of `below` leads from current to it.
+ *   3. A stack belongs to one coroutine from its first run until it ends or is destroyed.
+ *
+ * Per-thread state is reached through cr__self_get(): a pointer in initial-exec TLS, read by assembly. A coroutine with an FS
+ * base (TP) of its own has static TLS of the same layout; cr__self_install puts the pointer there. */
+#ifndef CR__CO_H
+#define CR__CO_H
+
+#include <crore/co.h>
+
+#include "arch/arch.h"
+#include "stack/stack.h"
+
+/* States beyond those that the inlined calls know. */
+enum cr__co_state {
+    CR__CO_NEW = 0,
+    CR__CO_SUSPENDED = CR__STATE_SUSPENDED,
+    CR__CO_RUNNING = CR__STATE_RUNNING,
+    CR__CO_ENDED = 3,
+    CR__CO_SCHEDULED = 4, /* the runtime's: its own states are in sched.h */
+    CR__CO_FREE = 5,      /* in a slab */
+    CR__CO_ROOT = 6,      /* a thread's own stack */
+};
+
+struct cr__co_cold; /* name and local storage, made on demand */
+
+struct cr_co {
+    void *sp;
+    struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
+    uint16_t mode;       /* CR__MODE(state, attribute flags) */
+    uint8_t sched_flags; /* the scheduler's */
+    uint8_t sched_wait;
+    uint32_t id;
+    void (*entry)(void); /* the user's function, whatever its type: also the default name */
+    void *value;         /* before the first run: the argument; after the end: what it returned */
+    struct cr__stack stack;
+    struct cr__co_cold *cold;
+#if defined(CR__ASAN) || defined(CR__TSAN)
+    void *fake_stack, *tsan_fiber;
+    void *unused[6]; /* keeps what embeds it on cache lines */
+#endif
+};
+
+#if !defined(CR__ASAN) && !defined(CR__TSAN)
+_Static_assert(sizeof(struct cr_co) == 64, "half of the coroutine record's budget");
+#endif
+_Static_assert(offsetof(struct cr_co, sp) == offsetof(struct cr__co_head, sp), "the inlined calls' view");
+_Static_assert(offsetof(struct cr_co, below) == offsetof(struct cr__co_head, below), "the inlined calls' view");
+_Static_assert(offsetof(struct cr_co, mode) == offsetof(struct cr__co_head, mode), "the inlined calls' view");
+
+struct cr__self {
+    struct cr_co *current;
+    void *worker; /* the scheduler's, on its threads; else NULL */
+    struct cr_co root;
+};
+
+/* The calling thread's, made on first use. Never keep it across a switch. */
+struct cr__self *cr__self_here(void);
+
+/* Makes a thread whose thread pointer is tp see self as its own (x86-64 FS base, aarch64 TPIDR_EL0, riscv tp). */
+void cr__self_install(void *thread_pointer, struct cr__self *self);
+
+static inline unsigned cr__co_state(const struct cr_co *co)
+{
+    return co->mode & 0xff;
+}
+
+static inline unsigned cr__co_flags(const struct cr_co *co)
+{
+    return co->mode >> 8;
+}
+
+static inline void cr__co_state_set(struct cr_co *co, unsigned state)
+{
+    co->mode = CR__MODE(state, cr__co_flags(co));
+}
+
+/* What a coroutine's attributes say, checked. 0 or -EINVAL. */
+int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes);
+
+/* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
+int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
+                   void (*fn)(void *co, void *value, uint64_t note));
+
+/* First thing on a fresh stack: sanitizers' bookkeeping, and the floating-point control words that every coroutine with
+ * its own starts with. */
+void cr__co_arrive(struct cr_co *co, uint64_t note);
+
+/* Frees name and local storage, running the destructors. */
+void cr__co_cold_free(struct cr_co *co);
+
+const char *cr__co_name(const struct cr_co *co); /* or NULL */
+int cr__co_name_set(struct cr_co *co, const char *name);
+
+/* Fills in the running coroutine, for the overflow message. */
+bool cr__co_describe(struct cr__stack_user *out);
+
+#if defined(CR__ASAN) || defined(CR__TSAN)
+void cr__san_leave(struct cr_co *from, struct cr_co *to, bool dies);
+void cr__san_arrive(struct cr_co *me);
+void cr__san_start(struct cr_co *co);
+void cr__san_end(struct cr_co *co);  /* of a coroutine that does not run */
+void cr__san_bury(struct cr_co *co); /* of the running one, just before its last switch */
+#else
+#define cr__san_leave(from, to, dies) ((void)0)
+#define cr__san_arrive(me) ((void)0)
+#define cr__san_start(co) ((void)0)
+#define cr__san_end(co) ((void)0)
+#define cr__san_bury(co) ((void)0)
+#endif
+
+/* From `from`, which runs, to `to`, which doesn't; returns the value that whoever comes back passes, and its note
+ * in *note. The caller has set self->current. own_fpu: from finds its floating-point control words again. */
+#ifdef CR__TSAN
+__attribute__((no_sanitize("thread")))
+#endif
+__attribute__((always_inline)) static inline void *cr__co_switch(struct cr_co *from, struct cr_co *to, bool own_fpu,
+                                                                 void *value, uint64_t *note)
+{
+    struct cr__fpu fpu;
+    if (own_fpu)
+        *note |= cr__fpu_leave(&fpu);
+    cr__san_leave(from, to, (*note & CR__NOTE_ENDED) != 0);
+    value = cr__switch(&from->sp, to->sp, value, note);
+    cr__san_arrive(from);
+    if (own_fpu)
+        cr__fpu_arrive(&fpu, *note & ~CR__NOTE_ENDED);
+    return value;
+}
+
+static inline bool cr__co_own_fpu(const struct cr_co *co)
+{
+    return !(cr__co_flags(co) & CR_FPU_SHARED);
+}
+
+#endif

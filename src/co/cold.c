@@ -1,0 +1,117 @@
+/* A coroutine's cold part: name and local storage, made when first wanted. */
+#include "co/co.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "mem/mem.h"
+
+#define NAME_BYTES 32
+#define FIRST_LOCALS 4
+
+struct cr__co_cold {
+    char name[NAME_BYTES];
+    void **locals;
+    uint32_t locals_count;
+};
+
+static _Atomic uint32_t keys_used;
+static void (*_Atomic destructors[CR_LOCAL_MAX])(void *);
+
+int cr_local_key(unsigned *key, void (*destroy)(void *value))
+{
+    uint32_t k = atomic_load(&keys_used);
+    do {
+        if (k == CR_LOCAL_MAX)
+            return -EAGAIN;
+    } while (!atomic_compare_exchange_weak(&keys_used, &k, k + 1));
+    atomic_store(&destructors[k], destroy);
+    *key = k;
+    return 0;
+}
+
+static struct cr__co_cold *cold_of(struct cr_co *co)
+{
+    if (!co->cold)
+        co->cold = cr__mem_alloc(sizeof(*co->cold), CR__MEM_RECORDS);
+    return co->cold;
+}
+
+void *cr_local_get(unsigned key)
+{
+    struct cr_co *co = cr_co_current();
+    return co && co->cold && key < co->cold->locals_count ? co->cold->locals[key] : NULL;
+}
+
+static int locals_grow(struct cr__co_cold *cold, unsigned key)
+{
+    uint32_t count = cold->locals_count ? cold->locals_count : FIRST_LOCALS;
+    while (count <= key)
+        count *= 2;
+    void **locals = cr__mem_alloc(count * sizeof(*locals), CR__MEM_RECORDS);
+    if (!locals)
+        return -ENOMEM;
+    if (cold->locals)
+        memcpy(locals, cold->locals, cold->locals_count * sizeof(*locals));
+    cr__mem_free(cold->locals, cold->locals_count * sizeof(*locals), CR__MEM_RECORDS);
+    cold->locals = locals;
+    cold->locals_count = count;
+    return 0;
+}
+
+int cr_local_set(unsigned key, void *value)
+{
+    if (key >= atomic_load(&keys_used))
+        return -EINVAL;
+    struct cr_co *co = cr_co_current();
+    if (!co)
+        return -EPERM;
+    struct cr__co_cold *cold = cold_of(co);
+    if (!cold || (key >= cold->locals_count && locals_grow(cold, key) < 0))
+        return -ENOMEM;
+    cold->locals[key] = value;
+    return 0;
+}
+
+int cr__co_name_set(struct cr_co *co, const char *name)
+{
+    struct cr__co_cold *cold = cold_of(co);
+    if (!cold)
+        return -ENOMEM;
+    snprintf(cold->name, sizeof(cold->name), "%s", name ? name : "");
+    return 0;
+}
+
+int cr_name_set(struct cr_co *co, const char *name)
+{
+    return cr__co_name_set(co, name);
+}
+
+const char *cr__co_name(const struct cr_co *co)
+{
+    return co->cold && co->cold->name[0] ? co->cold->name : NULL;
+}
+
+const char *cr_name_get(const struct cr_co *co, char *buf, size_t size_bytes)
+{
+    const char *name = cr__co_name(co);
+    if (size_bytes)
+        snprintf(buf, size_bytes, "%s", name ? name : "");
+    return buf;
+}
+
+void cr__co_cold_free(struct cr_co *co)
+{
+    struct cr__co_cold *cold = co->cold;
+    if (!cold)
+        return;
+    co->cold = NULL; /* a destructor that asks finds nothing */
+    for (uint32_t k = 0; k < cold->locals_count; k++) {
+        void (*destroy)(void *) = atomic_load(&destructors[k % CR_LOCAL_MAX]);
+        if (cold->locals[k] && destroy)
+            destroy(cold->locals[k]);
+    }
+    cr__mem_free(cold->locals, cold->locals_count * sizeof(*cold->locals), CR__MEM_RECORDS);
+    cr__mem_free(cold, sizeof(*cold), CR__MEM_RECORDS);
+}
