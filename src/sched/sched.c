@@ -1,0 +1,495 @@
+/* Running coroutines: spawn, yield, park, end, and the worker's loop. sched.h has the picture and the invariants. */
+#include "sched/sched.h"
+
+#include <string.h>
+
+#include "obs/obs.h"
+#include "os/os.h"
+
+#define RECORD_CHUNK_BYTES (256u << 10)
+#define FIRST_CHAIN_BUDGET 64
+#define MAX_CHAIN_BUDGET 4096
+#define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
+#define IO_BUDGET 64
+
+static struct cr__record *record_of(struct cr__list *node)
+{
+    return CR__CONTAINER(node, struct cr__record, node);
+}
+
+static void make_ready(struct cr__worker *w, struct cr__record *record)
+{
+    cr__list_push_back(&w->ready, &record->node);
+}
+
+/* ---- Switching ---------------------------------------------------------------------------------------------- */
+
+static void end_running(struct cr__worker *w, struct cr__record *me);
+
+/* The first frame of every scheduled coroutine. */
+__attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_t note)
+{
+    struct cr__record *me = arg;
+    (void)value;
+    cr__co_arrive(&me->co, note);
+    ((void (*)(void *))me->co.entry)(me->co.value);
+    end_running(cr__worker_here(), me);
+    __builtin_unreachable();
+}
+
+/* Asks for the cache lines that the coroutine behind the next one, and the one behind that, will need: by their turn they
+ * have come. */
+static inline void prefetch(struct cr__list *node)
+{
+    __builtin_prefetch(record_of(node)->co.below->sp);
+    __builtin_prefetch(node->next);
+    __builtin_prefetch((char *)node->next - CR__CACHE_LINE);
+}
+
+/* Takes the next ready coroutine that has, or gets, a stack. */
+static struct cr__record *take_ready(struct cr__worker *w)
+{
+    while (!cr__list_empty(&w->ready)) {
+        struct cr__list *node = w->ready.next;
+        struct cr__list *after = node->next;
+        cr__list_remove(node);
+        struct cr__record *record = record_of(node);
+        if (after != &w->ready)
+            prefetch(after);
+        if (CR__LIKELY(record->co.stack.top != NULL))
+            return record;
+        if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, record->stack_bytes, run_record) == 0))
+            return record;
+        w->stats.stack_waits++;
+        record->co.sched_wait = CR__WAIT_STACK;
+        cr__list_push_back(&w->starved, node);
+    }
+    return NULL;
+}
+
+/* What to switch to when a coroutine stops: the next one of the chain, or the loop. */
+static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *self)
+{
+    struct cr__record *next = NULL;
+    if (w->chain && CR__LIKELY(--w->budget > 0))
+        next = take_ready(w);
+    w->switches++;
+    w->io_budget = IO_BUDGET;
+    w->running = next;
+    self->current = next ? next->co.below : &w->loop;
+    return self->current;
+}
+
+/* Leaves the running coroutine; returns when it is switched to again. What stops may be a bare coroutine that runs inside
+ * it: that one's context is what is left and found again. */
+static inline void switch_away(struct cr__worker *w, struct cr__record *me)
+{
+    struct cr__self *self = cr__self_get();
+    struct cr_co *inner = self->current;
+    me->co.below = inner;
+    struct cr_co *to = next_context(w, self);
+    if (to == inner)
+        return; /* it was the only one ready */
+    uint64_t note = 0;
+    cr__co_switch(inner, to, cr__co_own_fpu(&me->co), NULL, &note);
+}
+
+static void free_record(struct cr__worker *w, struct cr__record *record)
+{
+    cr__co_state_set(&record->co, CR__CO_FREE);
+    record->co.sched_flags = 0; /* a handle that is used once more is no handle */
+    cr__slab_put(&w->records, record);
+}
+
+/* The stack goes back while we run on it, which stack.h allows: we leave it before anyone else of this worker arrives there. */
+static void end_running(struct cr__worker *w, struct cr__record *me)
+{
+    if (CR__UNLIKELY(me->co.cold != NULL))
+        cr__co_cold_free(&me->co);
+    w->live--;
+    w->stats.ended++;
+    cr__stack_put(&w->stacks, me->co.stack);
+    if (CR__UNLIKELY(!cr__list_empty(&w->starved))) {
+        struct cr__list *node = w->starved.next;
+        cr__list_remove(node);
+        record_of(node)->co.sched_wait = CR__WAIT_NONE;
+        make_ready(w, record_of(node));
+    }
+    struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
+    if (me->co.sched_flags & CR__HANDLE) {
+        cr__co_state_set(&me->co, CR__CO_ENDED);
+        if (me->joiner)
+            cr__wake(w, me->joiner, CR__WOKEN);
+    } else {
+        free_record(w, me);
+    }
+    struct cr_co *to = next_context(w, cr__self_get());
+    uint64_t note = CR__NOTE_ENDED;
+    cr__san_bury(&me->co);
+    cr__co_switch(&from, to, false, NULL, &note);
+    cr__panic("a coroutine was resumed after its end");
+}
+
+/* From the loop into a coroutine; returns when it, or the chain that it began, comes back. */
+static void run_from_loop(struct cr__worker *w, struct cr__record *record)
+{
+    struct cr__self *self = cr__self_get();
+    w->running = record;
+    w->switches++;
+    w->io_budget = IO_BUDGET;
+    self->current = record->co.below;
+    uint64_t note = 0;
+    cr__co_switch(&w->loop, record->co.below, true, NULL, &note);
+}
+
+/* ---- Spawn and end ------------------------------------------------------------------------------------------ */
+
+int cr__spawn(struct cr__worker *w, struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    unsigned flags = 0;
+    uint32_t stack_bytes = w->default_stack_bytes;
+    if (!fn || (attr && cr__attr_check(attr, w->default_stack_bytes, &flags, &stack_bytes) < 0))
+        return -EINVAL;
+    struct cr__record *record = cr__slab_get(&w->records);
+    if (!record)
+        return -ENOMEM;
+    record->co = (struct cr_co){
+        .below = &record->co,
+        .mode = CR__MODE(CR__CO_SCHEDULED, flags),
+        .sched_flags = (uint8_t)((out ? CR__HANDLE : 0) | (w->stopping ? CR__CANCEL : 0)),
+        .id = ++w->last_id,
+        .entry = (void (*)(void))fn,
+        .value = arg,
+    };
+    record->timer.link = NULL;
+    record->wait_object = NULL;
+    record->joiner = NULL;
+    atomic_store_explicit(&record->wait_word, CR__RUNNING, memory_order_relaxed);
+    record->stack_bytes = stack_bytes;
+    if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
+        free_record(w, record);
+        return -ENOMEM;
+    }
+    w->live++;
+    w->stats.spawned++;
+    make_ready(w, record);
+    if (out)
+        *out = &record->co;
+    return 0;
+}
+
+int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w)
+        return -EPERM;
+    return cr__spawn(w, out, fn, arg, attr);
+}
+
+int cr_go(void (*fn)(void *), void *arg)
+{
+    return cr_spawn(NULL, fn, arg, NULL);
+}
+
+static struct cr__record *scheduled(struct cr_co *co)
+{
+    return CR__CONTAINER(co, struct cr__record, co);
+}
+
+static bool ended(const struct cr__record *record)
+{
+    return cr__co_state(&record->co) == CR__CO_ENDED;
+}
+
+int cr_join_until(struct cr_co *co, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me || !co || !(co->sched_flags & CR__HANDLE))
+        return -EPERM;
+    struct cr__record *target = scheduled(co);
+    if (target == me)
+        return -EDEADLK;
+    if (target->joiner)
+        return -EBUSY;
+    if (!ended(target)) {
+        cr__wait_begin(me, CR__WAIT_JOIN, target);
+        target->joiner = me;
+        int r = cr__wait_suspend(w, me, deadline_ns);
+        target->joiner = NULL;
+        if (r < 0)
+            return r;
+        w = cr__worker_here();
+    }
+    free_record(w, target);
+    return 0;
+}
+
+int cr_join(struct cr_co *co)
+{
+    return cr_join_until(co, CR_FOREVER);
+}
+
+int cr_detach(struct cr_co *co)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w || !co || !(co->sched_flags & CR__HANDLE))
+        return -EPERM;
+    struct cr__record *target = scheduled(co);
+    if (target->joiner)
+        return -EBUSY;
+    co->sched_flags &= (uint8_t)~CR__HANDLE;
+    if (ended(target))
+        free_record(w, target);
+    return 0;
+}
+
+static void cancel(struct cr__worker *w, struct cr__record *record)
+{
+    record->co.sched_flags |= CR__CANCEL;
+    cr__wake(w, record, CR__CANCELLED);
+}
+
+int cr_cancel(struct cr_co *co)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me || !co || !((co->sched_flags & CR__HANDLE) || co == &me->co))
+        return -EPERM;
+    if (!ended(scheduled(co)))
+        cancel(w, scheduled(co));
+    return 0;
+}
+
+static void cancel_if_live(void *object, void *arg)
+{
+    struct cr__record *record = object;
+    if (cr__co_state(&record->co) == CR__CO_SCHEDULED)
+        cancel(arg, record);
+}
+
+void cr__worker_cancel_all(struct cr__worker *w)
+{
+    w->stopping = true;
+    cr__slab_each(&w->records, cancel_if_live, w);
+}
+
+int cr_shutdown(void)
+{
+    struct cr__worker *w;
+    if (!cr__running(&w))
+        return -EPERM;
+    cr__worker_cancel_all(w);
+    return 0;
+}
+
+/* ---- Waiting ------------------------------------------------------------------------------------------------ */
+
+int cr_yield(void)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (CR__UNLIKELY(!me))
+        return -EPERM;
+    make_ready(w, me);
+    switch_away(w, me);
+    return 0;
+}
+
+int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
+{
+    static const int16_t answers[] = {
+        [CR__WOKEN] = 0, [CR__TIMED_OUT] = -ETIMEDOUT, [CR__CANCELLED] = -ECANCELED, [CR__CLOSED] = -EBADF};
+
+    if (CR__UNLIKELY(me->co.sched_flags & CR__CANCEL)) {
+        cr__wait_abandon(me);
+        return -ECANCELED;
+    }
+    if (deadline_ns != CR_FOREVER) {
+        if (deadline_ns <= cr__os_now_ns()) {
+            cr__wait_abandon(me);
+            return -ETIMEDOUT;
+        }
+        cr__wheel_arm(&w->wheel, &me->timer, deadline_ns);
+    }
+    w->stats.parks++;
+    switch_away(w, me);
+    uint32_t outcome = atomic_load_explicit(&me->wait_word, memory_order_acquire); /* pairs with the CAS in cr__wake */
+    CR__ASSERT(outcome > CR__WAITING);
+    cr__wait_abandon(me);
+    return answers[outcome];
+}
+
+bool cr__wake(struct cr__worker *w, struct cr__record *record, enum cr__wait_state outcome)
+{
+    uint32_t waiting = CR__WAITING;
+    /* one of wake, timeout, cancel and close wins; release: what the waker did before is seen by the woken (acquire in
+     * cr__wait_suspend) */
+    if (!atomic_compare_exchange_strong_explicit(&record->wait_word, &waiting, outcome, memory_order_acq_rel,
+                                                 memory_order_relaxed))
+        return false;
+    if (cr__timer_armed(&record->timer))
+        cr__wheel_cancel(&w->wheel, &record->timer);
+    make_ready(w, record);
+    return true;
+}
+
+static void fire(struct cr__timer *timer, void *arg)
+{
+    struct cr__worker *w = arg;
+    struct cr__record *record = CR__CONTAINER(timer, struct cr__record, timer);
+    /* a sleeper's time coming is what it waits for */
+    bool sleeps = record->co.sched_wait == CR__WAIT_SLEEP;
+    w->stats.timeouts += !sleeps;
+    cr__wake(w, record, sleeps ? CR__WOKEN : CR__TIMED_OUT);
+}
+
+int cr_sleep_until(int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me)
+        return -EPERM;
+    cr__wait_begin(me, CR__WAIT_SLEEP, NULL);
+    int r = cr__wait_suspend(w, me, deadline_ns);
+    return r == -ETIMEDOUT ? 0 : r; /* the time had come before we slept */
+}
+
+int cr_sleep(int64_t duration_ns)
+{
+    return cr_sleep_until(cr_after(duration_ns));
+}
+
+int64_t cr_now(void)
+{
+    return cr__os_now_ns();
+}
+
+int64_t cr_after(int64_t duration_ns)
+{
+    int64_t deadline_ns;
+    if (__builtin_add_overflow(cr__os_now_ns(), duration_ns, &deadline_ns))
+        return duration_ns < 0 ? INT64_MIN : CR_FOREVER;
+    return deadline_ns;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------------------------- */
+
+static void run_chain(struct cr__worker *w)
+{
+    struct cr__record *next;
+    w->budget = w->chain_budget;
+    while (w->budget > 0 && (next = take_ready(w)) != NULL) {
+        w->budget--;
+        run_from_loop(w, next);
+    }
+}
+
+/* Chains get longer while they return early, and shorter while they keep the poller waiting. */
+static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
+{
+    bool used_up = w->budget <= 0;
+    if (ran_ns > 2 * POLL_INTERVAL_NS && w->chain_budget > 1)
+        w->chain_budget /= 2;
+    else if (used_up && ran_ns < POLL_INTERVAL_NS / 2 && w->chain_budget < MAX_CHAIN_BUDGET)
+        w->chain_budget *= 2;
+}
+
+/* How long the poller may wait; -1: without end. */
+static int64_t poll_timeout(struct cr__worker *w, int64_t now_ns)
+{
+    return cr__list_empty(&w->ready) ? cr__wheel_next(&w->wheel, now_ns) : 0;
+}
+
+int cr__worker_run(struct cr__worker *w)
+{
+    int64_t now_ns = cr__os_now_ns();
+    while (w->live > 0) {
+        run_chain(w);
+        int64_t before_ns = now_ns;
+        now_ns = cr__os_now_ns();
+        adapt_budget(w, now_ns - before_ns);
+        cr__wheel_fire(&w->wheel, now_ns, fire, w);
+        if (w->live == 0)
+            break;
+        int64_t timeout_ns = poll_timeout(w, now_ns);
+        if (timeout_ns < 0 && w->poller_ops->waiters(w) == 0) {
+            cr__worker_report(w, w->report_fd);
+            return -EDEADLK;
+        }
+        w->stats.polls++;
+        int r = w->poller_ops->poll(w, timeout_ns);
+        if (r < 0)
+            return r;
+        if (timeout_ns != 0) {
+            now_ns = cr__os_now_ns();
+            cr__wheel_fire(&w->wheel, now_ns, fire, w);
+        }
+    }
+    return 0;
+}
+
+/* ---- Setting up --------------------------------------------------------------------------------------------- */
+
+int cr__worker_init(struct cr__worker *w, const struct cr_config *config)
+{
+    struct cr__self *self = cr__self_here();
+    memset(w, 0, sizeof(*w));
+    cr__list_init(&w->ready);
+    cr__list_init(&w->starved);
+    w->chain = config->policy != CR_POLICY_STAR;
+    w->chain_budget = FIRST_CHAIN_BUDGET;
+    w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
+    w->report_fd = config->report_fd ? config->report_fd : STDERR_FILENO;
+    w->loop.mode = CR__MODE(CR__CO_ROOT, 0);
+#ifdef CR__TSAN
+    w->loop.tsan_fiber = self->root.tsan_fiber;
+#endif
+    cr__slab_init(&w->records, sizeof(struct cr__record), RECORD_CHUNK_BYTES, CR__MEM_RECORDS);
+    cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
+                        config->max_stacks_bytes);
+    cr__wheel_init(&w->wheel, cr__os_now_ns());
+    self->worker = w;
+    self->current = &w->loop;
+    return 0;
+}
+
+static void drop(void *object, void *arg)
+{
+    struct cr__record *record = object;
+    (void)arg;
+    if (cr__co_state(&record->co) == CR__CO_SCHEDULED)
+        cr__co_cold_free(&record->co);
+}
+
+void cr__worker_fini(struct cr__worker *w)
+{
+    struct cr__self *self = cr__self_here();
+    cr__slab_each(&w->records, drop, w);
+    cr__slab_fini(&w->records);
+    cr__stack_pool_fini(&w->stacks);
+    self->worker = NULL;
+    self->current = &self->root;
+}
+
+int cr_stats_get(struct cr_stats *out)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w)
+        return -EPERM;
+    *out = w->stats;
+    out->switches = w->switches;
+    return 0;
+}
+
+void cr_mem_stats(struct cr_mem_stats *out)
+{
+    *out = (struct cr_mem_stats){
+        .records_bytes = cr__mem_bytes(CR__MEM_RECORDS),
+        .stacks_bytes = cr__mem_bytes(CR__MEM_STACKS),
+        .conns_bytes = cr__mem_bytes(CR__MEM_CONNS),
+        .buffers_bytes = cr__mem_bytes(CR__MEM_BUFFERS),
+        .other_bytes = cr__mem_bytes(CR__MEM_OTHER),
+        .kernel_calls = cr__mem_kernel_calls(),
+    };
+}
