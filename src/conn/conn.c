@@ -1,0 +1,251 @@
+/* The public calls on connections: each checks that it runs in a coroutine and hands over to the provider. What the
+ * providers have in common (write_all) is here as well. */
+#include "conn/conn.h"
+
+static struct cr_net *default_net;
+
+void cr__conn_default_net(struct cr_net *net)
+{
+    default_net = net;
+}
+
+static bool in_coroutine(void)
+{
+    struct cr__worker *worker;
+    return cr__running(&worker) != NULL;
+}
+
+static const struct cr_conn_opts no_opts;
+
+/* Finds the network and takes the URL apart. */
+static int prepare(const char *text, const struct cr_conn_opts **opts, struct cr__url *url, struct cr_net **net)
+{
+    if (!in_coroutine())
+        return -EPERM;
+    if (!*opts)
+        *opts = &no_opts;
+    *net = (*opts)->net ? (*opts)->net : default_net;
+    return cr__url_parse(url, text);
+}
+
+int cr_listen(struct cr_listener **out, const char *text, const struct cr_conn_opts *opts)
+{
+    struct cr__url url;
+    struct cr_net *net;
+    int r = prepare(text, &opts, &url, &net);
+    return r < 0 ? r : net->ops->listen(net, out, &url, opts);
+}
+
+int cr_dial_until(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts, int64_t deadline_ns)
+{
+    struct cr__url url;
+    struct cr_net *net;
+    int r = prepare(text, &opts, &url, &net);
+    return r < 0 ? r : net->ops->dial(net, out, &url, opts, deadline_ns);
+}
+
+int cr_dial(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts)
+{
+    return cr_dial_until(out, text, opts, CR_FOREVER);
+}
+
+int cr_bind(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts)
+{
+    struct cr__url url;
+    struct cr_net *net;
+    int r = prepare(text, &opts, &url, &net);
+    return r < 0 ? r : net->ops->bind(net, out, &url, opts);
+}
+
+int cr_accept_until(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
+{
+    return in_coroutine() ? l->ops->accept(l, out, deadline_ns) : -EPERM;
+}
+
+int cr_accept(struct cr_listener *l, struct cr_conn **out)
+{
+    return cr_accept_until(l, out, CR_FOREVER);
+}
+
+void cr_listener_close(struct cr_listener *l)
+{
+    if (l)
+        l->ops->close(l);
+}
+
+int cr_listener_url(const struct cr_listener *l, char *buf, size_t size_bytes)
+{
+    return l->ops->url(l, buf, size_bytes);
+}
+
+/* The provider's operation, or why it can't be called. */
+#define CALL(conn, op, ...) \
+    (!in_coroutine() ? -EPERM : CR__UNLIKELY(!(conn)->ops->op) ? -EOPNOTSUPP : (conn)->ops->op(conn, __VA_ARGS__))
+
+ssize_t cr_read_until(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    return CALL(conn, read, buf, size_bytes, deadline_ns);
+}
+
+ssize_t cr_read(struct cr_conn *conn, void *buf, size_t size_bytes)
+{
+    return cr_read_until(conn, buf, size_bytes, CR_FOREVER);
+}
+
+ssize_t cr_readv_until(struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
+{
+    return CALL(conn, readv, iov, iov_count, deadline_ns);
+}
+
+ssize_t cr_readv(struct cr_conn *conn, const struct iovec *iov, int iov_count)
+{
+    return cr_readv_until(conn, iov, iov_count, CR_FOREVER);
+}
+
+ssize_t cr_write_until(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    return CALL(conn, write, buf, size_bytes, deadline_ns);
+}
+
+ssize_t cr_write(struct cr_conn *conn, const void *buf, size_t size_bytes)
+{
+    return cr_write_until(conn, buf, size_bytes, CR_FOREVER);
+}
+
+ssize_t cr_writev_until(struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
+{
+    return CALL(conn, writev, iov, iov_count, deadline_ns);
+}
+
+ssize_t cr_writev(struct cr_conn *conn, const struct iovec *iov, int iov_count)
+{
+    return cr_writev_until(conn, iov, iov_count, CR_FOREVER);
+}
+
+ssize_t cr_write_all_until(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    size_t sent = 0;
+    do {
+        ssize_t n = cr_write_until(conn, (const char *)buf + sent, size_bytes - sent, deadline_ns);
+        if (n < 0)
+            return n;
+        sent += (size_t)n;
+    } while (sent < size_bytes);
+    return (ssize_t)size_bytes;
+}
+
+ssize_t cr_write_all(struct cr_conn *conn, const void *buf, size_t size_bytes)
+{
+    return cr_write_all_until(conn, buf, size_bytes, CR_FOREVER);
+}
+
+ssize_t cr_sendfile_until(struct cr_conn *conn, struct cr_conn *file, int64_t offset, size_t size_bytes, int64_t deadline_ns)
+{
+    return CALL(conn, sendfile, file, offset, size_bytes, deadline_ns);
+}
+
+ssize_t cr_sendfile(struct cr_conn *conn, struct cr_conn *file, int64_t offset, size_t size_bytes)
+{
+    return cr_sendfile_until(conn, file, offset, size_bytes, CR_FOREVER);
+}
+
+ssize_t cr_recv_lend_until(struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
+{
+    return CALL(conn, recv_lend, lent, deadline_ns);
+}
+
+ssize_t cr_recv_lend(struct cr_conn *conn, struct cr_lent *lent)
+{
+    return cr_recv_lend_until(conn, lent, CR_FOREVER);
+}
+
+void cr_recv_return(struct cr_conn *conn, struct cr_lent *lent)
+{
+    if (lent->_owner)
+        conn->ops->recv_return(conn, lent);
+    *lent = (struct cr_lent){0};
+}
+
+ssize_t cr_recv_from_until(struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from, int64_t deadline_ns)
+{
+    return CALL(conn, recv_from, buf, size_bytes, from, deadline_ns);
+}
+
+ssize_t cr_recv_from(struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from)
+{
+    return cr_recv_from_until(conn, buf, size_bytes, from, CR_FOREVER);
+}
+
+ssize_t cr_send_to_until(struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to, int64_t deadline_ns)
+{
+    return CALL(conn, send_to, buf, size_bytes, to, deadline_ns);
+}
+
+ssize_t cr_send_to(struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to)
+{
+    return cr_send_to_until(conn, buf, size_bytes, to, CR_FOREVER);
+}
+
+int cr_wait_readable_until(struct cr_conn *conn, int64_t deadline_ns)
+{
+    return CALL(conn, wait, false, deadline_ns);
+}
+
+int cr_wait_readable(struct cr_conn *conn)
+{
+    return cr_wait_readable_until(conn, CR_FOREVER);
+}
+
+int cr_wait_writable_until(struct cr_conn *conn, int64_t deadline_ns)
+{
+    return CALL(conn, wait, true, deadline_ns);
+}
+
+int cr_wait_writable(struct cr_conn *conn)
+{
+    return cr_wait_writable_until(conn, CR_FOREVER);
+}
+
+ssize_t cr_pread(struct cr_conn *file, void *buf, size_t size_bytes, int64_t offset)
+{
+    return CALL(file, pread, buf, size_bytes, offset);
+}
+
+ssize_t cr_pwrite(struct cr_conn *file, const void *buf, size_t size_bytes, int64_t offset)
+{
+    return CALL(file, pwrite, buf, size_bytes, offset);
+}
+
+int cr_close_write(struct cr_conn *conn)
+{
+    if (!in_coroutine())
+        return -EPERM;
+    return conn->ops->close_write ? conn->ops->close_write(conn) : -EOPNOTSUPP;
+}
+
+void cr_close(struct cr_conn *conn)
+{
+    if (conn)
+        conn->ops->close(conn, CR__CLOSE);
+}
+
+void cr_close_reset(struct cr_conn *conn)
+{
+    if (conn)
+        conn->ops->close(conn, CR__CLOSE_RESET);
+}
+
+int cr_local_url(const struct cr_conn *conn, char *buf, size_t size_bytes)
+{
+    return conn->ops->url ? conn->ops->url(conn, CR__LOCAL, buf, size_bytes) : -EOPNOTSUPP;
+}
+
+int cr_peer_url(const struct cr_conn *conn, char *buf, size_t size_bytes)
+{
+    return conn->ops->url ? conn->ops->url(conn, CR__PEER, buf, size_bytes) : -EOPNOTSUPP;
+}
+
+int cr_conn_fd(const struct cr_conn *conn)
+{
+    return conn->ops->fd ? conn->ops->fd(conn) : -EOPNOTSUPP;
+}

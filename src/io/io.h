@@ -1,0 +1,56 @@
+/* Connections over the kernel's file descriptors: sockets, pipes, terminals, files; and names. The kernel's network as a provider
+ * of conn. Each call tries first, and waits only when the kernel has nothing (poll.h). */
+#ifndef CR__IO_H
+#define CR__IO_H
+
+#include "conn/conn.h"
+#include "poll/poll.h"
+
+/* The worker's connections and buffers. Set up after the poller. 0 or -ENOMEM. */
+int cr__io_init(struct cr__worker *worker);
+void cr__io_fini(struct cr__worker *worker);
+
+/* The kernel's network. */
+extern struct cr_net cr__kernel_net;
+
+/* ---- Within the room ---- */
+
+enum cr__fd_kind {
+    CR__FD_TCP,    /* a short receive means that there is no more for now */
+    CR__FD_SOCKET, /* another socket */
+    CR__FD_OTHER,  /* read and write, not recv and send */
+};
+
+/* Whatever is an fd; from `io`'s slab, in which only these live (a late event may still look at one's generation). */
+struct cr__fd_conn {
+    union {
+        struct cr_conn conn;
+        struct cr_listener listener;
+    };
+    struct cr__pollable poll;
+    struct cr__lent_buffer *lent; /* out with the user */
+    uint8_t kind;                 /* of enum cr__fd_kind */
+    uint8_t scheme;               /* of enum cr__scheme: what to call its addresses */
+    bool unlink_path;             /* a listener on unix:/PATH: remove it at the end */
+};
+_Static_assert(sizeof(struct cr__fd_conn) <= 64, "an idle connection's budget");
+
+struct cr__io {
+    struct cr__slab conns;
+    struct cr__slab buffers;
+};
+
+static inline struct cr__io *cr__io_here(void)
+{
+    return cr__worker_here()->io;
+}
+
+/* Makes a connection of an open fd; on an error the fd stays open. */
+int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, const struct cr__conn_ops *ops, unsigned ready);
+
+/* Frees what it opened, the fd included. */
+void cr__fd_conn_close(struct cr__fd_conn *c);
+
+extern const struct cr__conn_ops cr__stream_ops, cr__datagram_ops, cr__file_ops;
+
+#endif

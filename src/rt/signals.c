@@ -1,0 +1,51 @@
+#include "rt/rt.h"
+
+#include "os/os.h"
+#include "poll/poll.h"
+
+struct cr__signals {
+    sigset_t before, blocked;
+    struct cr__poll_watch watch;
+};
+
+/* Opens the door for a moment. */
+static void deliver(void *arg)
+{
+    struct cr__signals *signals = arg;
+    pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
+    pthread_sigmask(SIG_SETMASK, &signals->blocked, NULL);
+}
+
+int cr__signals_enter(struct cr__worker *worker, struct cr__signals **out)
+{
+    struct cr__signals *signals = cr__mem_alloc(sizeof(*signals), CR__MEM_OTHER);
+    if (!signals)
+        return -ENOMEM;
+    sigset_t ours;
+    sigfillset(&ours);
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
+    for (size_t i = 0; i < CR__COUNT(faults); i++)
+        sigdelset(&ours, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &ours, &signals->before);
+    pthread_sigmask(SIG_BLOCK, NULL, &signals->blocked);
+    for (int s = 1; s < NSIG; s++) {
+        if (sigismember(&signals->before, s) == 1)
+            sigdelset(&ours, s);
+    }
+    signals->watch = (struct cr__poll_watch){.fd = cr__os_signalfd(&ours), .fn = deliver, .arg = signals};
+    int r = signals->watch.fd < 0 ? signals->watch.fd : cr__poll_watch(worker, &signals->watch);
+    if (r < 0) {
+        cr__signals_leave(signals);
+        return r;
+    }
+    *out = signals;
+    return 0;
+}
+
+void cr__signals_leave(struct cr__signals *signals)
+{
+    if (signals->watch.fd >= 0)
+        cr__os_close(signals->watch.fd);
+    pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
+    cr__mem_free(signals, sizeof(*signals), CR__MEM_OTHER);
+}
