@@ -49,11 +49,23 @@ CR__ALWAYS struct cr__self *cr__self_get(void)
     return self;
 }
 
-/* Suspends into *save, goes on at `to`. The 128 bytes skipped first are the red zone. */
+/* The red zone below the caller's stack pointer, which may hold its data; 0 where the compiler was told to use none. */
+#ifndef CR__RED_ZONE
+#define CR__RED_ZONE 128
+#endif
+#if CR__RED_ZONE
+#define CR__RED_ZONE_SKIP "leaq -128(%%rsp), %%rsp\n\t"
+#define CR__RED_ZONE_BACK "leaq 152(%%rsp), %%rsp\n\t"
+#else
+#define CR__RED_ZONE_SKIP
+#define CR__RED_ZONE_BACK "leaq 24(%%rsp), %%rsp\n\t"
+#endif
+
+/* Suspends into *save, goes on at `to`. */
 CR__ALWAYS void *cr__switch(void **save, void *to, void *value, uint64_t *note)
 {
     uint64_t n = *note;
-    __asm__ volatile("leaq -128(%%rsp), %%rsp\n\t"
+    __asm__ volatile(CR__RED_ZONE_SKIP
                      "pushq %%rbp\n\t"
                      "pushq %%rbx\n\t"
                      "leaq 1f(%%rip), %%rbx\n\t"
@@ -64,7 +76,7 @@ CR__ALWAYS void *cr__switch(void **save, void *to, void *value, uint64_t *note)
                      "1:\n\t"
                      "movq 8(%%rsp), %%rbx\n\t"
                      "movq 16(%%rsp), %%rbp\n\t"
-                     "leaq 152(%%rsp), %%rsp\n\t"
+                     CR__RED_ZONE_BACK
                      : "+a"(value), "+d"(n), [save] "+D"(save), [to] "+S"(to)
                      :
                      : "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc", "memory",

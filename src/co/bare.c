@@ -1,5 +1,7 @@
 /* Bare coroutines: the public calls of crore/co.h. Their stacks come from one pool for the whole process, under a mutex,
  * since a coroutine may be made on one thread and destroyed on another; no coroutine ever holds it across a switch. */
+#undef CR__RED_ZONE
+#define CR__RED_ZONE 128 /* as where the calls are inlined: one layout for all suspended bare coroutines */
 #define CR_NO_INLINE 1 /* the functions that the inlined forms stand for are here */
 #include "co/co.h"
 
@@ -47,7 +49,6 @@ __attribute__((noreturn)) static void run(void *arg, void *value, uint64_t note)
     value = ((void *(*)(void *))co->entry)(value);
 
     struct cr__self *self = cr__self_get(); /* after the user's code: perhaps another thread */
-    co->value = value;
     cr__co_state_set(co, CR__CO_ENDED);
     self->current = co->below;
     note = CR__NOTE_ENDED;

@@ -12,9 +12,10 @@
 #ifndef CR__CO_H
 #define CR__CO_H
 
+#include "arch/arch.h"
+
 #include <crore/co.h>
 
-#include "arch/arch.h"
 #include "stack/stack.h"
 
 /* States beyond those that the inlined calls know. */
@@ -31,14 +32,14 @@ enum cr__co_state {
 struct cr__co_cold; /* name and local storage, made on demand */
 
 struct cr_co {
-    void *sp;
+    void *sp;            /* before a scheduled one's first run: its argument */
     struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
     uint8_t sched_flags; /* the scheduler's */
     uint8_t sched_wait;
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */
-    void *value;         /* before the first run: the argument; after the end: what it returned */
+    struct cr_co *next;  /* in a queue of its owner's */
     struct cr__stack stack;
     struct cr__co_cold *cold;
 #if defined(CR__ASAN) || defined(CR__TSAN)
@@ -87,6 +88,12 @@ int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsig
 /* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
                    void (*fn)(void *co, void *value, uint64_t note));
+
+/* A word of a running coroutine's stack that no frame overlaps, for its owner: valid from cr__co_prepare until the stack goes. */
+static inline void **cr__co_word(struct cr_co *co)
+{
+    return (void **)(void *)(co->stack.top - sizeof(void *));
+}
 
 /* First thing on a fresh stack: sanitizers' bookkeeping, and the floating-point control words that every coroutine with
  * its own starts with. */

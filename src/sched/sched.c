@@ -12,14 +12,14 @@
 #define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
 #define IO_BUDGET 64
 
-static struct cr__record *record_of(struct cr__list *node)
+static struct cr__record *record_of(struct cr_co *co)
 {
-    return CR__CONTAINER(node, struct cr__record, node);
+    return CR__CONTAINER(co, struct cr__record, co);
 }
 
-static void make_ready(struct cr__worker *w, struct cr__record *record)
+static inline void make_ready(struct cr__worker *w, struct cr__record *record)
 {
-    cr__list_push_back(&w->ready, &record->node);
+    cr__queue_push(&w->ready, &record->co);
 }
 
 /* ---- Switching ---------------------------------------------------------------------------------------------- */
@@ -32,37 +32,38 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     struct cr__record *me = arg;
     (void)value;
     cr__co_arrive(&me->co, note);
-    ((void (*)(void *))me->co.entry)(me->co.value);
+    ((void (*)(void *))me->co.entry)(*cr__co_word(&me->co));
     end_running(cr__worker_here(), me);
     __builtin_unreachable();
 }
 
-/* Asks for the cache lines that the coroutine behind the next one, and the one behind that, will need: by their turn they
- * have come. */
-static inline void prefetch(struct cr__list *node)
+/* Gives a coroutine whose turn has come for the first time its stack; if there is none, it waits for one. */
+static bool start(struct cr__worker *w, struct cr__record *record)
 {
-    __builtin_prefetch(record_of(node)->co.below->sp);
-    __builtin_prefetch(node->next);
-    __builtin_prefetch((char *)node->next - CR__CACHE_LINE);
+    void *arg = record->co.sp;
+    if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, record->stack_bytes, run_record) == 0)) {
+        *cr__co_word(&record->co) = arg;
+        return true;
+    }
+    w->stats.stack_waits++;
+    record->co.sched_wait = CR__WAIT_STACK;
+    cr__queue_push(&w->starved, &record->co);
+    return false;
 }
 
 /* Takes the next ready coroutine that has, or gets, a stack. */
-static struct cr__record *take_ready(struct cr__worker *w)
+static inline struct cr__record *take_ready(struct cr__worker *w)
 {
-    while (!cr__list_empty(&w->ready)) {
-        struct cr__list *node = w->ready.next;
-        struct cr__list *after = node->next;
-        cr__list_remove(node);
-        struct cr__record *record = record_of(node);
-        if (after != &w->ready)
-            prefetch(after);
-        if (CR__LIKELY(record->co.stack.top != NULL))
-            return record;
-        if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, record->stack_bytes, run_record) == 0))
-            return record;
-        w->stats.stack_waits++;
-        record->co.sched_wait = CR__WAIT_STACK;
-        cr__list_push_back(&w->starved, node);
+    struct cr_co *co;
+    while ((co = w->ready.head) != NULL) {
+        struct cr_co *after = w->ready.head = co->next;
+        if (CR__LIKELY(after != NULL)) { /* by their turn, what they need will have come */
+            __builtin_prefetch(after->sp);
+            __builtin_prefetch((char *)after->sp + CR__CACHE_LINE);
+            __builtin_prefetch(after->next);
+        }
+        if (CR__LIKELY(co->stack.top != NULL) || CR__LIKELY(start(w, record_of(co))))
+            return record_of(co);
     }
     return NULL;
 }
@@ -71,27 +72,25 @@ static struct cr__record *take_ready(struct cr__worker *w)
 static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *self)
 {
     struct cr__record *next = NULL;
-    if (w->chain && CR__LIKELY(--w->budget > 0))
+    if (CR__LIKELY(--w->budget > 0))
         next = take_ready(w);
-    w->switches++;
     w->io_budget = IO_BUDGET;
     w->running = next;
-    self->current = next ? next->co.below : &w->loop;
-    return self->current;
+    return self->current = next ? next->co.below : &w->loop;
 }
 
 /* Leaves the running coroutine; returns when it is switched to again. What stops may be a bare coroutine that runs inside
  * it: that one's context is what is left and found again. */
-static inline void switch_away(struct cr__worker *w, struct cr__record *me)
+__attribute__((always_inline)) static inline void switch_away(struct cr__self *self, struct cr__worker *w,
+                                                              struct cr__record *me)
 {
-    struct cr__self *self = cr__self_get();
     struct cr_co *inner = self->current;
     me->co.below = inner;
     struct cr_co *to = next_context(w, self);
-    if (to == inner)
+    if (CR__UNLIKELY(to == inner))
         return; /* it was the only one ready */
     uint64_t note = 0;
-    cr__co_switch(inner, to, cr__co_own_fpu(&me->co), NULL, &note);
+    cr__co_switch(inner, to, cr__co_own_fpu(inner), NULL, &note);
 }
 
 static void free_record(struct cr__worker *w, struct cr__record *record)
@@ -109,13 +108,13 @@ static void end_running(struct cr__worker *w, struct cr__record *me)
     w->live--;
     w->stats.ended++;
     cr__stack_put(&w->stacks, me->co.stack);
-    if (CR__UNLIKELY(!cr__list_empty(&w->starved))) {
-        struct cr__list *node = w->starved.next;
-        cr__list_remove(node);
-        record_of(node)->co.sched_wait = CR__WAIT_NONE;
-        make_ready(w, record_of(node));
+    if (CR__UNLIKELY(w->starved.head != NULL)) {
+        struct cr_co *waits = cr__queue_pop(&w->starved);
+        waits->sched_wait = CR__WAIT_NONE;
+        make_ready(w, record_of(waits));
     }
     struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
+    cr__san_bury(&me->co);
     if (me->co.sched_flags & CR__HANDLE) {
         cr__co_state_set(&me->co, CR__CO_ENDED);
         if (me->joiner)
@@ -125,7 +124,6 @@ static void end_running(struct cr__worker *w, struct cr__record *me)
     }
     struct cr_co *to = next_context(w, cr__self_get());
     uint64_t note = CR__NOTE_ENDED;
-    cr__san_bury(&me->co);
     cr__co_switch(&from, to, false, NULL, &note);
     cr__panic("a coroutine was resumed after its end");
 }
@@ -135,7 +133,6 @@ static void run_from_loop(struct cr__worker *w, struct cr__record *record)
 {
     struct cr__self *self = cr__self_get();
     w->running = record;
-    w->switches++;
     w->io_budget = IO_BUDGET;
     self->current = record->co.below;
     uint64_t note = 0;
@@ -159,7 +156,7 @@ int cr__spawn(struct cr__worker *w, struct cr_co **out, void (*fn)(void *), void
         .sched_flags = (uint8_t)((out ? CR__HANDLE : 0) | (w->stopping ? CR__CANCEL : 0)),
         .id = ++w->last_id,
         .entry = (void (*)(void))fn,
-        .value = arg,
+        .sp = arg,
     };
     record->timer.link = NULL;
     record->wait_object = NULL;
@@ -191,11 +188,6 @@ int cr_go(void (*fn)(void *), void *arg)
     return cr_spawn(NULL, fn, arg, NULL);
 }
 
-static struct cr__record *scheduled(struct cr_co *co)
-{
-    return CR__CONTAINER(co, struct cr__record, co);
-}
-
 static bool ended(const struct cr__record *record)
 {
     return cr__co_state(&record->co) == CR__CO_ENDED;
@@ -207,7 +199,7 @@ int cr_join_until(struct cr_co *co, int64_t deadline_ns)
     struct cr__record *me = cr__running(&w);
     if (!me || !co || !(co->sched_flags & CR__HANDLE))
         return -EPERM;
-    struct cr__record *target = scheduled(co);
+    struct cr__record *target = record_of(co);
     if (target == me)
         return -EDEADLK;
     if (target->joiner)
@@ -235,7 +227,7 @@ int cr_detach(struct cr_co *co)
     struct cr__worker *w = cr__worker_here();
     if (!w || !co || !(co->sched_flags & CR__HANDLE))
         return -EPERM;
-    struct cr__record *target = scheduled(co);
+    struct cr__record *target = record_of(co);
     if (target->joiner)
         return -EBUSY;
     co->sched_flags &= (uint8_t)~CR__HANDLE;
@@ -256,8 +248,8 @@ int cr_cancel(struct cr_co *co)
     struct cr__record *me = cr__running(&w);
     if (!me || !co || !((co->sched_flags & CR__HANDLE) || co == &me->co))
         return -EPERM;
-    if (!ended(scheduled(co)))
-        cancel(w, scheduled(co));
+    if (!ended(record_of(co)))
+        cancel(w, record_of(co));
     return 0;
 }
 
@@ -287,12 +279,12 @@ int cr_shutdown(void)
 
 int cr_yield(void)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (CR__UNLIKELY(!me))
+    struct cr__self *self = cr__self_get();
+    struct cr__worker *w = self ? self->worker : NULL;
+    if (CR__UNLIKELY(!w || !w->running))
         return -EPERM;
-    make_ready(w, me);
-    switch_away(w, me);
+    make_ready(w, w->running);
+    switch_away(self, w, w->running);
     return 0;
 }
 
@@ -313,7 +305,7 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
         cr__wheel_arm(&w->wheel, &me->timer, deadline_ns);
     }
     w->stats.parks++;
-    switch_away(w, me);
+    switch_away(cr__self_get(), w, me);
     uint32_t outcome = atomic_load_explicit(&me->wait_word, memory_order_acquire); /* pairs with the CAS in cr__wake */
     CR__ASSERT(outcome > CR__WAITING);
     cr__wait_abandon(me);
@@ -375,37 +367,46 @@ int64_t cr_after(int64_t duration_ns)
 
 /* ---- The loop ----------------------------------------------------------------------------------------------- */
 
-static void run_chain(struct cr__worker *w)
+/* Runs what is ready, until nothing is or the budget is used up. A star's coroutines find the budget at its end, so each
+ * comes back here; `turns` is the budget then. */
+static void run_ready(struct cr__worker *w)
 {
     struct cr__record *next;
-    w->budget = w->chain_budget;
-    while (w->budget > 0 && (next = take_ready(w)) != NULL) {
-        w->budget--;
+    int turns = w->chain_budget;
+    w->used_up = false;
+    while ((next = take_ready(w)) != NULL) {
+        w->budget = w->chain ? turns : 1;
         run_from_loop(w, next);
+        turns = w->chain ? w->budget : turns - 1;
+        w->stats.switches += 1;
+        if (turns <= 0) {
+            w->used_up = true;
+            break;
+        }
     }
+    w->stats.switches += (uint64_t)(w->chain_budget - turns);
 }
 
 /* Chains get longer while they return early, and shorter while they keep the poller waiting. */
 static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
 {
-    bool used_up = w->budget <= 0;
     if (ran_ns > 2 * POLL_INTERVAL_NS && w->chain_budget > 1)
         w->chain_budget /= 2;
-    else if (used_up && ran_ns < POLL_INTERVAL_NS / 2 && w->chain_budget < MAX_CHAIN_BUDGET)
+    else if (w->used_up && ran_ns < POLL_INTERVAL_NS / 2 && w->chain_budget < MAX_CHAIN_BUDGET)
         w->chain_budget *= 2;
 }
 
 /* How long the poller may wait; -1: without end. */
 static int64_t poll_timeout(struct cr__worker *w, int64_t now_ns)
 {
-    return cr__list_empty(&w->ready) ? cr__wheel_next(&w->wheel, now_ns) : 0;
+    return !w->ready.head ? cr__wheel_next(&w->wheel, now_ns) : 0;
 }
 
 int cr__worker_run(struct cr__worker *w)
 {
     int64_t now_ns = cr__os_now_ns();
     while (w->live > 0) {
-        run_chain(w);
+        run_ready(w);
         int64_t before_ns = now_ns;
         now_ns = cr__os_now_ns();
         adapt_budget(w, now_ns - before_ns);
@@ -435,8 +436,6 @@ int cr__worker_init(struct cr__worker *w, const struct cr_config *config)
 {
     struct cr__self *self = cr__self_here();
     memset(w, 0, sizeof(*w));
-    cr__list_init(&w->ready);
-    cr__list_init(&w->starved);
     w->chain = config->policy != CR_POLICY_STAR;
     w->chain_budget = FIRST_CHAIN_BUDGET;
     w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
@@ -478,7 +477,6 @@ int cr_stats_get(struct cr_stats *out)
     if (!w)
         return -EPERM;
     *out = w->stats;
-    out->switches = w->switches;
     return 0;
 }
 

@@ -53,7 +53,7 @@ enum cr__sched_flag {
 /* A scheduled coroutine: 128 bytes, of which the second half is what others touch while it is parked. */
 struct cr__record {
     struct cr_co co;
-    struct cr__list node;        /* in the run queue or in `starved`; while it waits, in what it waits for */
+    struct cr__list node;        /* while it waits: in what it waits for */
     struct cr__timer timer;
     void *wait_object;           /* what it waits for; cleared by who takes that away */
     struct cr__record *joiner;   /* who waits for its end */
@@ -74,20 +74,42 @@ struct cr__poller_ops {
     uint64_t (*waiters)(const struct cr__worker *worker);
 };
 
+/* First in, first out, linked through cr_co.next. */
+struct cr__queue {
+    struct cr_co *head, *tail; /* head NULL: empty, and tail means nothing */
+};
+
+static inline void cr__queue_push(struct cr__queue *queue, struct cr_co *co)
+{
+    co->next = NULL;
+    if (queue->head)
+        queue->tail->next = co;
+    else
+        queue->head = co;
+    queue->tail = co;
+}
+
+/* The queue must not be empty. */
+static inline struct cr_co *cr__queue_pop(struct cr__queue *queue)
+{
+    struct cr_co *co = queue->head;
+    queue->head = co->next;
+    return co;
+}
+
 struct cr__worker {
     /* read and written at each switch */
-    struct cr__list ready;
+    struct cr__queue ready;
     struct cr__record *running;  /* NULL in the loop */
     int budget;                  /* switches left before the chain returns to the loop */
     int io_budget;               /* calls that did not suspend, left before one yields */
     bool chain;
-    uint64_t switches;
     struct cr_co loop;           /* the worker's own stack as a context */
 
     /* at spawn and end */
     struct cr__slab records;
     struct cr__stack_pool stacks;
-    struct cr__list starved;     /* started in their turn, and no stack was left */
+    struct cr__queue starved;    /* started in their turn, and no stack was left */
     uint64_t live;
     uint32_t last_id;
     uint32_t default_stack_bytes;
@@ -99,6 +121,7 @@ struct cr__worker {
     void *io;                    /* io's */
     void *rt;                    /* rt's */
     int chain_budget;            /* what a chain starts with: adapts to how long the coroutines run */
+    bool used_up;                /* the last one's was */
     bool stopping;               /* everything is being cancelled, and so is what comes */
     int report_fd;
     struct cr_stats stats;
