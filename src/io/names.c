@@ -6,7 +6,6 @@
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/time.h>
 
@@ -75,10 +74,15 @@ static void on_answer(void *arg, int status, int timeouts, struct ares_addrinfo 
     }
     int n = 0;
     for (struct ares_addrinfo_node *node = info->nodes; node && n < LOOKUP_ADDRESSES; node = node->ai_next) {
-        if (node->ai_addrlen > sizeof(lookup->addrs[n].sa))
+        struct cr_addr *addr = &lookup->addrs[n];
+        if (node->ai_family != AF_INET && node->ai_family != AF_INET6)
             continue;
-        memcpy(&lookup->addrs[n].sa, node->ai_addr, node->ai_addrlen);
-        lookup->addrs[n++].size_bytes = (socklen_t)node->ai_addrlen;
+        memcpy(&addr->sa, node->ai_addr, addr->size_bytes = (socklen_t)node->ai_addrlen);
+        if (node->ai_family == AF_INET)
+            ((struct sockaddr_in *)&addr->sa)->sin_port = htons(lookup->port);
+        else
+            ((struct sockaddr_in6 *)&addr->sa)->sin6_port = htons(lookup->port);
+        n++;
     }
     lookup->status = n > 0 ? n : -ENOENT;
     ares_freeaddrinfo(info);
@@ -152,10 +156,8 @@ static void resolve(void *arg)
         put(lookup);
         return;
     }
-    struct ares_addrinfo_hints hints = {.ai_flags = ARES_AI_NUMERICSERV | ARES_AI_ADDRCONFIG, .ai_socktype = SOCK_STREAM};
-    char port[8];
-    snprintf(port, sizeof(port), "%u", lookup->port);
-    ares_getaddrinfo(channel, lookup->host, port, &hints, on_answer, lookup);
+    struct ares_addrinfo_hints hints = {.ai_socktype = SOCK_STREAM};
+    ares_getaddrinfo(channel, lookup->host, NULL, &hints, on_answer, lookup);
     int r = 0;
     while (!lookup->done && (r = turn(channel)) == 0)
         ;

@@ -46,7 +46,8 @@ const char *cr__symbol_at(const void *addr, char *buf, size_t size_bytes)
 const char *cr__symbol_of(const void *entry, char *buf, size_t size_bytes)
 {
     size_t offset = 0;
-    if (!name_of(entry, buf, size_bytes, &offset) || offset != 0)
+    /* one byte in: libunwind takes an address for a return address, which may belong to the function before */
+    if (!name_of((const char *)entry + 1, buf, size_bytes, &offset) || offset > 1)
         snprintf(buf, size_bytes, "%p", entry);
     return buf;
 }

@@ -132,6 +132,6 @@ int64_t cr__wheel_next(const struct cr__wheel *wheel, int64_t now_ns)
         return -1;
     uint64_t next = next_tick(wheel);
     CR__ASSERT(next != UINT64_MAX);
-    int64_t at = (int64_t)(next << CR__TICK_SHIFT);
+    int64_t at = next >> (63 - CR__TICK_SHIFT) ? INT64_MAX : (int64_t)(next << CR__TICK_SHIFT);
     return at > now_ns ? at - now_ns : 0;
 }

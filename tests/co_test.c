@@ -1,0 +1,395 @@
+/* Bare coroutines, by behaviour. Runs on every ISA, and without the runtime. */
+#include <crore/co.h>
+#include <fenv.h>
+#include <pthread.h>
+
+#include "test.h"
+
+static void *squares(void *first)
+{
+    for (intptr_t n = (intptr_t)first;; n++) {
+        void *value = (void *)(n * n);
+        if (cr_co_yield(&value) < 0)
+            return NULL;
+    }
+}
+
+static struct cr_co *make(void *(*fn)(void *), const struct cr_attr *attr)
+{
+    struct cr_co *co = NULL;
+    CHECK_EQ(cr_co_create(&co, fn, attr), 0);
+    return co;
+}
+
+TEST(a_generator_yields_a_value_at_each_resume)
+{
+    struct cr_co *co = make(squares, NULL);
+    for (intptr_t n = 3; n < 10; n++) {
+        void *value = (void *)(intptr_t)3;
+        CHECK_EQ(cr_co_resume(co, &value), 0);
+        CHECK_EQ((intptr_t)value, n * n);
+    }
+    CHECK_EQ(cr_co_destroy(co), 0);
+}
+
+static void *adder(void *value)
+{
+    intptr_t sum = 0;
+    while (value) {
+        sum += (intptr_t)value;
+        value = (void *)sum;
+        if (cr_co_yield(&value) < 0)
+            return NULL;
+    }
+    return (void *)sum;
+}
+
+TEST(values_travel_both_ways_and_the_last_is_what_the_function_returns)
+{
+    struct cr_co *co = make(adder, NULL);
+    intptr_t sum = 0;
+    for (intptr_t n = 1; n <= 10; n++) {
+        void *value = (void *)n;
+        CHECK_EQ(cr_co_resume(co, &value), 0);
+        CHECK_EQ((intptr_t)value, sum += n);
+    }
+    void *value = NULL;
+    CHECK_EQ(cr_co_resume(co, &value), 1);
+    CHECK_EQ((intptr_t)value, 55);
+    CHECK_EQ(cr_co_status(co), CR_CO_ENDED);
+    CHECK_EQ(cr_co_resume(co, &value), -EINVAL);
+    CHECK_EQ((intptr_t)value, 55);
+    cr_co_destroy(co);
+}
+
+static struct cr_co *self_seen;
+
+static void *see_self(void *unused)
+{
+    self_seen = cr_co_current();
+    CHECK_EQ(cr_co_status(self_seen), CR_CO_RUNNING);
+    CHECK_EQ(cr_co_resume(self_seen, NULL), -EBUSY);
+    CHECK_EQ(cr_co_destroy(self_seen), -EBUSY);
+    CHECK_EQ(cr_co_yield_to(self_seen, NULL), 0);
+    return unused;
+}
+
+TEST(status_and_current_tell_who_runs)
+{
+    CHECK(cr_co_current() == NULL);
+    struct cr_co *co = make(see_self, NULL);
+    CHECK_EQ(cr_co_status(co), CR_CO_NEW);
+    CHECK_EQ(cr_co_resume(co, NULL), 1);
+    CHECK(self_seen == co);
+    CHECK(cr_co_current() == NULL);
+    cr_co_destroy(co);
+}
+
+TEST(yielding_outside_a_coroutine_is_refused)
+{
+    void *value = &value;
+    CHECK_EQ(cr_co_yield(&value), -EPERM);
+    struct cr_co *co = make(squares, NULL);
+    CHECK_EQ(cr_co_yield_to(co, NULL), -EPERM);
+    cr_co_destroy(co);
+    CHECK_EQ(cr_local_set(0, &value), -EINVAL);
+    CHECK_EQ(cr_co_create(&co, NULL, NULL), -EINVAL);
+    struct cr_attr absurd = {.stack_size_bytes = SIZE_MAX};
+    CHECK_EQ(cr_co_create(&co, squares, &absurd), -EINVAL);
+    absurd = (struct cr_attr){.flags = 1u << 20};
+    CHECK_EQ(cr_co_create(&co, squares, &absurd), -EINVAL);
+}
+
+static struct cr_co *ping, *pong;
+static int rallies;
+
+static void *player(void *value)
+{
+    struct cr_co **other = value;
+    while (rallies++ < 1000)
+        CHECK_EQ(cr_co_yield_to(*other, &(void *){other == &pong ? (void *)&ping : (void *)&pong}), 0);
+    return NULL;
+}
+
+TEST(yield_to_goes_straight_to_another_which_inherits_the_resumer)
+{
+    ping = make(player, NULL);
+    pong = make(player, NULL);
+    CHECK_EQ(cr_co_resume(ping, &(void *){(void *)&pong}), 1);
+    CHECK(rallies >= 1000);
+    /* one of the two has ended, the other one is suspended for good */
+    CHECK_EQ((cr_co_status(ping) == CR_CO_ENDED) + (cr_co_status(pong) == CR_CO_ENDED), 1);
+    cr_co_destroy(ping);
+    cr_co_destroy(pong);
+}
+
+static void *nested(void *depth)
+{
+    intptr_t n = (intptr_t)depth;
+    if (n == 0)
+        return (void *)(intptr_t)1;
+    struct cr_co *inner = make(nested, NULL);
+    void *value = (void *)(n - 1);
+    CHECK_EQ(cr_co_resume(inner, &value), 1);
+    cr_co_destroy(inner);
+    return (void *)((intptr_t)value + 1);
+}
+
+TEST(a_coroutine_may_resume_others_to_any_depth)
+{
+    struct cr_co *co = make(nested, NULL);
+    void *value = (void *)(intptr_t)50;
+    CHECK_EQ(cr_co_resume(co, &value), 1);
+    CHECK_EQ((intptr_t)value, 51);
+    cr_co_destroy(co);
+}
+
+static volatile double sink;
+
+/* Uses as many registers as the compiler will give, across switches. */
+static void *register_hog(void *first)
+{
+    long a = (long)first, b = a + 1, c = a + 2, d = a + 3, e = a + 4, f = a + 5, g = a + 6, h = a + 7;
+    double x = (double)a, y = x + 0.5, z = x + 0.25;
+    for (int i = 0; i < 100; i++) {
+        if (cr_co_yield(NULL) < 0)
+            return NULL;
+        a += b, b += c, c += d, d += e, e += f, f += g, g += h, h += i;
+        x += y, y += z, z += 1;
+    }
+    sink = x;
+    return (void *)(a + b + c + d + e + f + g + h + (long)(x + y + z));
+}
+
+TEST(registers_survive_a_switch)
+{
+    enum { MANY = 8 };
+    struct cr_co *cos[MANY];
+    long alone[MANY], together[MANY];
+    for (int i = 0; i < MANY; i++) {
+        struct cr_co *co = make(register_hog, NULL);
+        void *value = (void *)(intptr_t)i;
+        while (cr_co_resume(co, &value) == 0)
+            ;
+        alone[i] = (long)(intptr_t)value;
+        cr_co_destroy(co);
+    }
+    for (int i = 0; i < MANY; i++)
+        cos[i] = make(register_hog, i % 2 ? &(struct cr_attr){.flags = CR_FPU_SHARED} : NULL);
+    for (int round = 0; round <= 100; round++) {
+        for (int i = 0; i < MANY; i++) {
+            void *value = (void *)(intptr_t)i;
+            CHECK_EQ(cr_co_resume(cos[i], &value), round == 100);
+            together[i] = (long)(intptr_t)value;
+        }
+    }
+    for (int i = 0; i < MANY; i++) {
+        CHECK_EQ(together[i], alone[i]);
+        cr_co_destroy(cos[i]);
+    }
+}
+
+#ifdef FE_UPWARD
+static void *rounds_up(void *unused)
+{
+    CHECK_EQ(fegetround(), FE_TONEAREST);
+    fesetround(FE_UPWARD);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(cr_co_yield(NULL), 0);
+        CHECK_EQ(fegetround(), FE_UPWARD);
+    }
+    return unused;
+}
+
+TEST(each_coroutine_keeps_its_rounding_mode)
+{
+    struct cr_co *a = make(rounds_up, NULL), *b = make(rounds_up, NULL);
+    for (int i = 0; i < 4; i++) {
+        CHECK(cr_co_resume(a, NULL) >= 0);
+        CHECK_EQ(fegetround(), FE_TONEAREST);
+        CHECK(cr_co_resume(b, NULL) >= 0);
+        CHECK_EQ(fegetround(), FE_TONEAREST);
+    }
+    cr_co_destroy(a);
+    cr_co_destroy(b);
+}
+
+static void *sets_upward(void *unused)
+{
+    fesetround(FE_UPWARD);
+    CHECK_EQ(cr_co_yield(NULL), 0);
+    return unused;
+}
+
+TEST(with_shared_control_words_the_resumer_sees_the_change)
+{
+    struct cr_co *co = make(sets_upward, &(struct cr_attr){.flags = CR_FPU_SHARED});
+    CHECK_EQ(cr_co_resume(co, NULL), 0);
+    CHECK_EQ(fegetround(), FE_UPWARD);
+    fesetround(FE_TONEAREST);
+    cr_co_destroy(co);
+}
+#endif
+
+static unsigned key;
+static int destroyed;
+
+static void destroy_local(void *value)
+{
+    destroyed += (int)(intptr_t)value;
+}
+
+static void *keeps_local(void *value)
+{
+    CHECK(cr_local_get(key) == NULL);
+    CHECK_EQ(cr_local_set(key, value), 0);
+    CHECK_EQ(cr_co_yield(NULL), 0);
+    CHECK(cr_local_get(key) == value);
+    return NULL;
+}
+
+TEST(local_storage_is_each_coroutines_own_and_is_destroyed_with_it)
+{
+    CHECK_EQ(cr_local_key(&key, destroy_local), 0);
+    struct cr_co *a = make(keeps_local, NULL), *b = make(keeps_local, NULL);
+    CHECK_EQ(cr_co_resume(a, &(void *){(void *)1}), 0);
+    CHECK_EQ(cr_co_resume(b, &(void *){(void *)10}), 0);
+    CHECK(cr_local_get(key) == NULL);
+    CHECK_EQ(cr_co_resume(a, NULL), 1);
+    cr_co_destroy(a);
+    CHECK_EQ(destroyed, 1);
+    cr_co_destroy(b); /* never finished */
+    CHECK_EQ(destroyed, 11);
+    unsigned more;
+    int r = 0;
+    for (int i = 0; i < CR_LOCAL_MAX + 1 && r == 0; i++)
+        r = cr_local_key(&more, NULL);
+    CHECK_EQ(r, -EAGAIN);
+}
+
+TEST(names_are_copied_and_cut)
+{
+    char name[64], mine[] = "first";
+    struct cr_co *co = make(squares, &(struct cr_attr){.name = mine});
+    mine[0] = 'x';
+    CHECK(strcmp(cr_name_get(co, name, sizeof(name)), "first") == 0);
+    CHECK_EQ(cr_name_set(co, "a name of more than thirty-one characters"), 0);
+    CHECK(strcmp(cr_name_get(co, name, sizeof(name)), "a name of more than thirty-one ") == 0);
+    cr_co_destroy(co);
+    CHECK_EQ(cr_co_destroy(NULL), 0);
+}
+
+static void *resume_elsewhere(void *co)
+{
+    void *value = NULL;
+    CHECK_EQ(cr_co_resume(co, &value), 0);
+    return value;
+}
+
+TEST(a_coroutine_may_go_on_on_another_thread)
+{
+    struct cr_co *co = make(squares, NULL);
+    void *value = (void *)2;
+    CHECK_EQ(cr_co_resume(co, &value), 0);
+    for (intptr_t n = 3; n < 6; n++) {
+        pthread_t thread;
+        CHECK_EQ(pthread_create(&thread, NULL, resume_elsewhere, co), 0);
+        pthread_join(thread, &value);
+        CHECK_EQ((intptr_t)value, n * n);
+    }
+    cr_co_destroy(co);
+}
+
+static void *touch_deep(void *bytes)
+{
+    size_t size = (size_t)bytes;
+    char *deep = __builtin_alloca(size);
+    memset(deep, 1, size);
+    return (void *)(intptr_t)deep[size / 2];
+}
+
+TEST(stacks_are_as_large_as_asked)
+{
+    static const size_t sizes[] = {16 << 10, 64 << 10, 100 << 10, 1 << 20, 8 << 20};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct cr_co *co = make(touch_deep, &(struct cr_attr){.stack_size_bytes = sizes[i]});
+        void *value = (void *)(sizes[i] - (8 << 10));
+        CHECK_EQ(cr_co_resume(co, &value), 1);
+        CHECK_EQ((intptr_t)value, 1);
+        cr_co_destroy(co);
+    }
+}
+
+TEST(ten_thousand_at_once)
+{
+    enum { MANY = 10000 };
+    static struct cr_co *cos[MANY];
+    for (int i = 0; i < MANY; i++)
+        cos[i] = make(squares, &(struct cr_attr){.stack_size_bytes = 4096});
+    for (int round = 0; round < 3; round++) {
+        for (intptr_t i = 0; i < MANY; i++) {
+            void *value = (void *)i;
+            CHECK_EQ(cr_co_resume(cos[i], &value), 0);
+            CHECK_EQ((intptr_t)value, (i + round) * (i + round));
+        }
+    }
+    for (int i = 0; i < MANY; i++)
+        cr_co_destroy(cos[i]);
+}
+
+__attribute__((noinline)) static int dig(volatile int *depth)
+{
+    volatile char frame[512];
+    frame[0] = (char)(*depth += 1);
+    return *depth == 0 ? 0 : dig(depth) + frame[0];
+}
+
+static void *digger(void *unused)
+{
+    volatile int depth = 0;
+    sink = dig(&depth);
+    return unused;
+}
+
+static void overflow_a_bare_coroutine(void)
+{
+    struct cr_co *co = make(digger, &(struct cr_attr){.name = "the digger", .stack_size_bytes = 16 << 10});
+    CHECK_EQ(cr_co_resume(co, NULL), 1);
+}
+
+TEST(an_overflow_ends_the_program_and_says_who_where_and_how_large)
+{
+#ifdef TEST_SANITIZED
+    SKIP("sanitizers take the fault themselves");
+#endif
+    static char text[8192];
+    int status = test_capture(overflow_a_bare_coroutine, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK_STR(text, "stack overflow");
+    CHECK_STR(text, "the digger");
+    CHECK_STR(text, "16384 bytes");
+#ifdef CR_TEST_SYMBOLS
+    CHECK_STR(text, "dig+0x");
+#endif
+}
+
+static void plain_fault(void)
+{
+    signal(SIGSEGV, SIG_DFL);
+    struct cr_co *co = make(squares, NULL);
+    void *value = NULL;
+    CHECK_EQ(cr_co_resume(co, &value), 0); /* installs the handler */
+    volatile int *volatile nowhere = (volatile int *)16;
+    *nowhere = 1;
+}
+
+TEST(another_fault_is_still_a_segmentation_fault)
+{
+#ifdef TEST_SANITIZED
+    SKIP("sanitizers take the fault themselves");
+#endif
+    static char text[8192];
+    int status = test_capture(plain_fault, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    CHECK(!strstr(text, "overflow"));
+}

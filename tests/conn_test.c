@@ -1,0 +1,559 @@
+/* Connections over kernel sockets, pipes and files, by behaviour. */
+#include <crore/crore.h>
+#include <netinet/in.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "test.h"
+
+static char url[128];
+
+static struct cr_listener *listen_on(const char *where)
+{
+    struct cr_listener *l;
+    CHECK_EQ(cr_listen(&l, where, NULL), 0);
+    CHECK(cr_listener_url(l, url, sizeof(url)) > 0);
+    return l;
+}
+
+/* Both ends of a fresh connection. */
+static void connect_pair(const char *where, struct cr_conn **client, struct cr_conn **server)
+{
+    struct cr_listener *l = listen_on(where);
+    CHECK_EQ(cr_dial(client, url, NULL), 0);
+    CHECK_EQ(cr_accept(l, server), 0);
+    cr_listener_close(l);
+}
+
+static void echoes(void *arg)
+{
+    struct cr_conn *conn = arg;
+    struct cr_lent data;
+    while (cr_recv_lend(conn, &data) > 0) {
+        CHECK_EQ(cr_write_all(conn, data.bytes, data.size_bytes), (ssize_t)data.size_bytes);
+        cr_recv_return(conn, &data);
+        CHECK(data.bytes == NULL && data.size_bytes == 0);
+    }
+    cr_close(conn);
+}
+
+static void accepts(void *listener)
+{
+    struct cr_conn *conn;
+    while (cr_accept(listener, &conn) == 0)
+        CHECK_EQ(cr_go(echoes, conn), 0);
+}
+
+static int done;
+
+static void talks(void *arg)
+{
+    struct cr_conn *conn;
+    char text[32], back[32];
+    CHECK_EQ(cr_dial(&conn, url, NULL), 0);
+    for (int i = 0; i < 20; i++) {
+        int size = snprintf(text, sizeof(text), "%d says %d", (int)(intptr_t)arg, i);
+        CHECK_EQ(cr_write_all(conn, text, (size_t)size), size);
+        for (int got = 0; got < size;) {
+            ssize_t n = cr_read(conn, back + got, (size_t)(size - got));
+            CHECK(n > 0);
+            got += (int)n;
+        }
+        CHECK(memcmp(text, back, (size_t)size) == 0);
+    }
+    cr_close(conn);
+    done++;
+}
+
+static void echo_with_many(const char *where)
+{
+    struct cr_listener *l = listen_on(where);
+    struct cr_co *acceptor;
+    CHECK_EQ(cr_spawn(&acceptor, accepts, l, NULL), 0);
+    for (int i = 0; i < 200; i++)
+        CHECK_EQ(cr_go(talks, (void *)(intptr_t)i), 0);
+    while (done < 200)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_cancel(acceptor), 0);
+    CHECK_EQ(cr_join(acceptor), 0);
+    cr_listener_close(l);
+}
+
+TEST_CO(two_hundred_clients_are_echoed_over_tcp)
+{
+    echo_with_many("tcp://127.0.0.1:0");
+}
+
+TEST_CO_CONFIG(the_same_with_the_star_policy, &(struct cr_config){.policy = CR_POLICY_STAR})
+{
+    echo_with_many("tcp://127.0.0.1:0");
+}
+
+TEST_CO(two_hundred_clients_are_echoed_over_ipv6)
+{
+    struct cr_listener *l;
+    if (cr_listen(&l, "tcp://[::1]:0", NULL) < 0)
+        SKIP("no IPv6 here");
+    cr_listener_close(l);
+    echo_with_many("tcp://[::1]:0");
+}
+
+TEST_CO(two_hundred_clients_are_echoed_over_a_unix_socket)
+{
+    echo_with_many("unix:@crore-test");
+}
+
+TEST_CO(megabytes_arrive_whole_and_in_order)
+{
+    enum { SIZE = 8 << 20 };
+    struct cr_conn *client, *server;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_go(echoes, server), 0);
+    static unsigned char out[SIZE], in[65536];
+    for (size_t i = 0; i < SIZE; i++)
+        out[i] = (unsigned char)(i * 2654435761u >> 13);
+    size_t sent = 0, got = 0;
+    while (got < SIZE) {
+        if (sent < SIZE) {
+            ssize_t n = cr_write_until(client, out + sent, SIZE - sent, cr_after(CR_MS));
+            CHECK(n > 0 || n == -ETIMEDOUT);
+            sent += n > 0 ? (size_t)n : 0;
+        }
+        ssize_t n = cr_read_until(client, in, sizeof(in), cr_after(CR_MS));
+        CHECK(n > 0 || n == -ETIMEDOUT);
+        for (ssize_t i = 0; i < n; i++)
+            CHECK(in[i] == out[got + (size_t)i]);
+        got += n > 0 ? (size_t)n : 0;
+    }
+    cr_close(client);
+}
+
+TEST_CO(a_deadline_ends_a_read_and_nothing_is_lost)
+{
+    struct cr_conn *client, *server;
+    char byte;
+    struct cr_lent lent;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    int64_t before = cr_now();
+    CHECK_EQ(cr_read_until(server, &byte, 1, before + 5 * CR_MS), -ETIMEDOUT);
+    CHECK(cr_now() - before >= 5 * CR_MS);
+    CHECK_EQ(cr_recv_lend_until(server, &lent, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_wait_readable_until(server, 0), -ETIMEDOUT);
+    CHECK_EQ(cr_write_all(client, "x", 1), 1);
+    CHECK_EQ(cr_read_until(server, &byte, 1, cr_after(CR_SEC)), 1);
+    CHECK_EQ(byte, 'x');
+    cr_close(client);
+    CHECK_EQ(cr_read(server, &byte, 1), 0);
+    CHECK_EQ(cr_read(server, &byte, 1), 0); /* an end stays an end */
+    cr_close(server);
+}
+
+TEST_CO(half_close_lets_the_other_side_finish)
+{
+    struct cr_conn *client, *server;
+    char buf[16];
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_write_all(client, "ask", 3), 3);
+    CHECK_EQ(cr_close_write(client), 0);
+    CHECK_EQ(cr_read(server, buf, sizeof(buf)), 3);
+    CHECK_EQ(cr_read(server, buf, sizeof(buf)), 0);
+    CHECK_EQ(cr_write_all(server, "answer", 6), 6);
+    cr_close(server);
+    CHECK_EQ(cr_read(client, buf, sizeof(buf)), 6);
+    CHECK_EQ(cr_read(client, buf, sizeof(buf)), 0);
+    CHECK(cr_write(client, "x", 1) < 0);
+    cr_close(client);
+}
+
+TEST_CO(data_and_the_end_in_one_event_are_both_seen)
+{
+    for (int i = 0; i < 200; i++) {
+        struct cr_conn *client, *server;
+        char buf[16];
+        connect_pair("tcp://127.0.0.1:0", &client, &server);
+        CHECK_EQ(cr_write_all(client, "bye", 3), 3);
+        cr_close(client);
+        CHECK_EQ(cr_read_until(server, buf, sizeof(buf), cr_after(CR_SEC)), 3);
+        CHECK_EQ(cr_read_until(server, buf, sizeof(buf), cr_after(CR_SEC)), 0);
+        cr_close(server);
+    }
+}
+
+TEST_CO(a_reset_is_an_error_and_does_not_kill_the_program)
+{
+    struct cr_conn *client, *server;
+    char buf[4];
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    cr_close_reset(client);
+    CHECK_EQ(cr_read(server, buf, sizeof(buf)), -ECONNRESET);
+    CHECK_EQ(cr_write(server, "x", 1), -EPIPE);
+    cr_close(server);
+}
+
+TEST_CO(vectors_are_gathered_and_scattered)
+{
+    struct cr_conn *client, *server;
+    char a[3], b[8];
+    connect_pair("unix:@crore-vectors", &client, &server);
+    struct iovec out[] = {{"one", 3}, {"two", 3}}, in[] = {{a, 3}, {b, 8}};
+    CHECK_EQ(cr_writev(client, out, 2), 6);
+    CHECK_EQ(cr_readv(server, in, 2), 6);
+    CHECK(memcmp(a, "one", 3) == 0 && memcmp(b, "two", 3) == 0);
+    cr_close(client);
+    cr_close(server);
+}
+
+static void reads_one(void *arg)
+{
+    char byte;
+    ssize_t n = cr_read(arg, &byte, 1);
+    done = n < 0 ? (int)-n : byte;
+}
+
+TEST_CO(a_second_reader_is_refused)
+{
+    struct cr_conn *client, *server;
+    char byte;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_go(reads_one, server), 0);
+    cr_yield();
+    CHECK_EQ(cr_read(server, &byte, 1), -EBUSY);
+    CHECK_EQ(cr_write_all(client, "y", 1), 1);
+    while (!done)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(done, 'y');
+    cr_close(client);
+    cr_close(server);
+}
+
+TEST_CO(closing_wakes_who_waits)
+{
+    struct cr_conn *client, *server;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_go(reads_one, server), 0);
+    cr_yield();
+    cr_close(server);
+    while (!done)
+        cr_yield();
+    CHECK_EQ(done, EBADF);
+    cr_close(client);
+    cr_close(NULL);
+    cr_close_reset(NULL);
+    cr_listener_close(NULL);
+}
+
+TEST_CO(cancel_ends_a_read_and_takes_nothing)
+{
+    struct cr_conn *client, *server;
+    struct cr_co *reader;
+    char byte;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_spawn(&reader, reads_one, server, NULL), 0);
+    cr_yield();
+    CHECK_EQ(cr_cancel(reader), 0);
+    CHECK_EQ(cr_write_all(client, "z", 1), 1);
+    CHECK_EQ(cr_join(reader), 0);
+    CHECK_EQ(done, ECANCELED);
+    CHECK_EQ(cr_read(server, &byte, 1), 1);
+    CHECK_EQ(byte, 'z');
+    cr_close(client);
+    cr_close(server);
+}
+
+/* Cancelled, and before it has run again the connection is gone: it must not touch it. */
+TEST_CO(cancel_and_close_together_are_safe)
+{
+    for (int i = 0; i < 100; i++) {
+        struct cr_conn *client, *server;
+        struct cr_co *reader;
+        done = 0;
+        connect_pair("tcp://127.0.0.1:0", &client, &server);
+        CHECK_EQ(cr_spawn(&reader, reads_one, server, NULL), 0);
+        cr_yield();
+        CHECK_EQ(cr_cancel(reader), 0);
+        cr_close(server);
+        struct cr_conn *a, *b; /* most likely in the same place */
+        connect_pair("tcp://127.0.0.1:0", &a, &b);
+        CHECK_EQ(cr_join(reader), 0);
+        CHECK_EQ(done, EBADF);
+        cr_close(a);
+        cr_close(b);
+        cr_close(client);
+    }
+}
+
+TEST_CO(lent_buffers_may_be_kept_and_close_gives_them_back)
+{
+    struct cr_conn *client, *server;
+    struct cr_lent kept[4], none = {0};
+    struct cr_mem_stats before, after;
+    cr_mem_stats(&before);
+    for (int round = 0; round < 100; round++) {
+        connect_pair("tcp://127.0.0.1:0", &client, &server);
+        for (int i = 0; i < 4; i++) {
+            CHECK_EQ(cr_write_all(client, &"abcd"[i], 1), 1);
+            CHECK_EQ(cr_recv_lend(server, &kept[i]), 1);
+        }
+        for (int i = 0; i < 4; i++)
+            CHECK_EQ(kept[i].bytes[0], "abcd"[i]);
+        cr_recv_return(server, &kept[1]);
+        cr_recv_return(server, &kept[1]); /* nothing to give back any more */
+        cr_recv_return(server, &none);
+        cr_close(client);
+        CHECK_EQ(cr_recv_lend(server, &kept[1]), 0);
+        CHECK(kept[1].bytes == NULL);
+        cr_close(server);
+    }
+    cr_mem_stats(&after);
+    CHECK(after.buffers_bytes - before.buffers_bytes < (1 << 20));
+}
+
+TEST_CO(what_can_not_be_reached_says_why)
+{
+    struct cr_conn *conn;
+    struct cr_listener *l = listen_on("tcp://127.0.0.1:0"), *other;
+    CHECK_EQ(cr_listen(&other, url, NULL), -EADDRINUSE);
+    cr_listener_close(l);
+    CHECK_EQ(cr_dial(&conn, url, NULL), -ECONNREFUSED);
+    CHECK_EQ(cr_dial(&conn, "tcp://:80", NULL), -EINVAL);
+    CHECK_EQ(cr_dial(&conn, "gopher://127.0.0.1:70", NULL), -EPROTONOSUPPORT);
+    CHECK_EQ(cr_listen(&l, "udp://127.0.0.1:0", NULL), -EINVAL);
+    CHECK_EQ(cr_dial(&conn, "unix:/nowhere/at/all", NULL), -ENOENT);
+    CHECK_EQ(cr_listen(&l, "tcp://192.0.2.1:80", NULL), -EADDRNOTAVAIL);
+    CHECK_EQ(cr_dial(&conn, url, &(struct cr_conn_opts){.source = "not an address:x"}), -EINVAL);
+    CHECK_EQ(cr_dial(&conn, url, &(struct cr_conn_opts){.flags = 1u << 30}), -EINVAL);
+}
+
+TEST_CO(a_dial_may_choose_where_it_comes_from)
+{
+    struct cr_conn *conn, *server;
+    struct cr_listener *l = listen_on("tcp://127.0.0.1:0");
+    char peer[64];
+    CHECK_EQ(cr_dial(&conn, url, &(struct cr_conn_opts){.source = "127.0.0.9"}), 0);
+    CHECK_EQ(cr_accept(l, &server), 0);
+    CHECK(cr_peer_url(server, peer, sizeof(peer)) > 0);
+    CHECK(strncmp(peer, "tcp://127.0.0.9:", 16) == 0);
+    CHECK(cr_local_url(server, peer, sizeof(peer)) > 0);
+    CHECK(strcmp(peer, url) == 0);
+    CHECK_EQ(cr_peer_url(server, peer, 5), -ENOBUFS);
+    cr_close(conn);
+    cr_close(server);
+    cr_listener_close(l);
+}
+
+TEST_CO(an_accept_may_time_out_and_closing_ends_it)
+{
+    struct cr_listener *l = listen_on("tcp://127.0.0.1:0");
+    struct cr_conn *conn;
+    CHECK_EQ(cr_accept_until(l, &conn, cr_after(2 * CR_MS)), -ETIMEDOUT);
+    struct cr_co *acceptor;
+    CHECK_EQ(cr_spawn(&acceptor, accepts, l, NULL), 0);
+    cr_yield();
+    cr_listener_close(l);
+    CHECK_EQ(cr_join(acceptor), 0);
+}
+
+TEST_CO(a_dead_unix_socket_is_replaced_a_living_one_is_not)
+{
+    struct cr_listener *l, *other;
+    char where[64], path[48];
+    snprintf(path, sizeof(path), "/tmp/crore-test-%d", (int)getpid());
+    snprintf(where, sizeof(where), "unix:%s", path);
+    CHECK_EQ(cr_listen(&l, where, &(struct cr_conn_opts){.mode = 0600}), 0);
+    struct stat info;
+    CHECK_EQ(stat(path, &info), 0);
+    CHECK_EQ(info.st_mode & 0777, 0600);
+    CHECK_EQ(cr_listen(&other, where, NULL), -EADDRINUSE);
+    cr_listener_close(l);
+    CHECK_EQ(stat(path, &info), -1);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0); /* leaves its file behind, as a killed server does */
+    struct sockaddr {
+        unsigned short family;
+        char path[108];
+    } addr = {AF_UNIX, {0}};
+    memcpy(addr.path, path, strlen(path));
+    CHECK_EQ(bind(fd, (void *)&addr, sizeof(addr)), 0);
+    close(fd);
+    CHECK_EQ(cr_listen(&l, where, NULL), 0);
+    cr_listener_close(l);
+}
+
+TEST_CO(datagrams_keep_their_bounds_and_their_sender)
+{
+    struct cr_conn *server, *client;
+    struct cr_addr from;
+    char buf[8], where[64];
+    CHECK_EQ(cr_bind(&server, "udp://127.0.0.1:0", NULL), 0);
+    CHECK(cr_local_url(server, where, sizeof(where)) > 0);
+    CHECK_EQ(cr_dial(&client, where, NULL), 0);
+    CHECK_EQ(cr_send_to(client, "one", 3, NULL), 3);
+    CHECK_EQ(cr_send_to(client, "a long datagram", 15, NULL), 15);
+    CHECK_EQ(cr_recv_from(server, buf, sizeof(buf), &from), 3);
+    CHECK_EQ(cr_recv_from(server, buf, sizeof(buf), NULL), 15);
+    CHECK_EQ(cr_send_to(server, "back", 4, &from), 4);
+    CHECK_EQ(cr_read(client, buf, sizeof(buf)), 4);
+    CHECK_EQ(cr_recv_from_until(server, buf, sizeof(buf), NULL, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_bind(&server, "tcp://127.0.0.1:0", NULL), -EINVAL);
+    cr_close(client);
+    cr_close(server);
+}
+
+TEST_CO(any_fd_may_be_brought)
+{
+    int ends[2];
+    struct cr_conn *in, *out, *event;
+    char buf[8];
+    CHECK_EQ(pipe(ends), 0);
+    CHECK_EQ(cr_conn_from_fd(&in, ends[0]), 0);
+    CHECK_EQ(cr_conn_from_fd(&out, ends[1]), 0);
+    CHECK_EQ(cr_read_until(in, buf, sizeof(buf), cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_write_all(out, "pipe", 4), 4);
+    CHECK_EQ(cr_wait_readable(in), 0);
+    CHECK_EQ(cr_read(in, buf, sizeof(buf)), 4);
+    CHECK_EQ(cr_close_write(in), -EOPNOTSUPP);
+    CHECK_EQ(cr_peer_url(in, buf, sizeof(buf)), -EOPNOTSUPP);
+    CHECK_EQ(cr_conn_fd(in), ends[0]);
+    cr_close(out);
+    CHECK_EQ(cr_read(in, buf, sizeof(buf)), 0);
+    cr_close(in);
+    uint64_t three = 3;
+    CHECK_EQ(cr_conn_from_fd(&event, eventfd(0, 0)), 0);
+    CHECK_EQ(cr_wait_readable_until(event, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_write(event, &three, 8), 8);
+    CHECK_EQ(cr_read(event, &three, 8), 8);
+    CHECK_EQ(three, 3);
+    cr_close(event);
+    CHECK_EQ(cr_conn_from_fd(&event, 9999), -EBADF);
+}
+
+TEST_CO(files_are_read_written_and_sent)
+{
+    char path[64], buf[16];
+    struct cr_conn *file, *client, *server;
+    snprintf(path, sizeof(path), "/tmp/crore-file-%d", (int)getpid());
+    CHECK_EQ(cr_file_open(&file, path, O_RDWR | O_CREAT | O_EXCL, 0600), 0);
+    CHECK_EQ(cr_write_all(file, "0123456789", 10), 10);
+    CHECK_EQ(cr_pread(file, buf, 4, 3), 4);
+    CHECK(memcmp(buf, "3456", 4) == 0);
+    CHECK_EQ(cr_pwrite(file, "X", 1, 0), 1);
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_sendfile(client, file, 0, 100), 10);
+    CHECK_EQ(cr_read(server, buf, sizeof(buf)), 10);
+    CHECK(memcmp(buf, "X123456789", 10) == 0);
+    CHECK_EQ(cr_sendfile(client, server, 0, 1), -EINVAL);
+    CHECK_EQ(cr_pread(client, buf, 1, 0), -EOPNOTSUPP);
+    CHECK_EQ(cr_wait_readable(file), 0);
+    cr_close(file);
+    CHECK_EQ(cr_file_open(&file, "/nowhere/at/all", O_RDONLY, 0), -ENOENT);
+    CHECK_EQ(cr_file_open(&file, path, O_RDONLY, 0), 0);
+    CHECK_EQ(cr_read(file, buf, 4), 4);
+    CHECK_EQ(cr_read(file, buf + 4, 12), 6); /* goes on from there */
+    CHECK_EQ(cr_read(file, buf, 4), 0);
+    cr_close(file);
+    unlink(path);
+    cr_close(client);
+    cr_close(server);
+}
+
+TEST_CO(names_are_looked_up_and_numeric_addresses_are_not)
+{
+    struct cr_addr addrs[8];
+    CHECK_EQ(cr_resolve("127.0.0.1", 80, addrs, 8), 1);
+    CHECK_EQ(addrs[0].sa.ss_family, AF_INET);
+    CHECK_EQ(cr_resolve("::1", 80, addrs, 8), 1);
+    CHECK_EQ(addrs[0].sa.ss_family, AF_INET6);
+    int n = cr_resolve("localhost", 80, addrs, 8);
+    CHECK(n >= 1);
+    CHECK_EQ(ntohs(((struct sockaddr_in *)&addrs[0].sa)->sin_port), 80);
+    CHECK_EQ(cr_resolve("", 80, addrs, 8), -EINVAL);
+    struct cr_listener *l = listen_on("tcp://localhost:0");
+    struct cr_conn *conn;
+    char by_name[64];
+    snprintf(by_name, sizeof(by_name), "tcp://localhost:%s", strrchr(url, ':') + 1);
+    CHECK_EQ(cr_dial_until(&conn, by_name, NULL, cr_after(5 * CR_SEC)), 0);
+    cr_close(conn);
+    cr_listener_close(l);
+}
+
+TEST_CO(a_lookup_that_takes_too_long_is_given_up)
+{
+    struct cr_addr addr;
+    int r = cr_resolve_until("no-such-host.invalid", 80, &addr, 1, cr_after(200 * CR_MS));
+    CHECK(r == -ETIMEDOUT || r == -ENOENT || r == -EAGAIN);
+}
+
+TEST_CO(without_file_descriptors_accept_says_so_and_loses_nothing)
+{
+    struct cr_listener *l = listen_on("tcp://127.0.0.1:0");
+    struct cr_conn *client, *server;
+    CHECK_EQ(cr_dial(&client, url, NULL), 0);
+    struct rlimit before, tight;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    tight = before;
+    tight.rlim_cur = 3;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    CHECK_EQ(cr_accept(l, &server), -EMFILE);
+    CHECK_EQ(cr_accept(l, &server), -EMFILE);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    CHECK_EQ(cr_accept(l, &server), 0);
+    char byte;
+    CHECK_EQ(cr_write_all(client, "q", 1), 1);
+    CHECK_EQ(cr_read(server, &byte, 1), 1);
+    cr_close(client);
+    cr_close(server);
+    cr_listener_close(l);
+}
+
+static void floods(void *arg)
+{
+    static char bytes[65536];
+    while (cr_write(arg, bytes, sizeof(bytes)) > 0 && !done)
+        ;
+    cr_close(arg);
+}
+
+static void swallows(void *arg)
+{
+    static char bytes[65536];
+    while (cr_read(arg, bytes, sizeof(bytes)) > 0)
+        ;
+    cr_close(arg);
+}
+
+TEST_CO(a_connection_that_is_always_ready_does_not_keep_the_worker)
+{
+    struct cr_conn *client, *server;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_go(floods, client), 0);
+    CHECK_EQ(cr_go(swallows, server), 0);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    done = 1;
+}
+
+static void leaves_open(void *unused)
+{
+    struct cr_conn *client, *server;
+    struct cr_co *co;
+    (void)unused;
+    connect_pair("tcp://127.0.0.1:0", &client, &server);
+    CHECK_EQ(cr_spawn(&co, reads_one, server, NULL), 0);
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(cr_join(co), 0);
+}
+
+static int count_fds(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1000; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+TEST(what_was_left_open_is_closed_with_the_runtime)
+{
+    int before = count_fds();
+    CHECK_EQ(cr_run(leaves_open, NULL, NULL), 0);
+    CHECK_EQ(count_fds(), before);
+}

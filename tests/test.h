@@ -1,0 +1,182 @@
+/* A small harness for tests by behaviour. Each TEST runs in a child process with a time limit, so that a crash or a hang fails that
+ * test alone; the program prints TAP.
+ *
+ *     TEST(what_it_shows) { CHECK(1 + 1 == 2); }
+ *     TEST_CO(what_it_shows_in_a_coroutine) { CHECK(cr_yield() == 0); }
+ *
+ * Options: a name runs that test only; --list; --no-fork runs all in this process (for debuggers and valgrind). */
+#ifndef CR_TEST_H
+#define CR_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TEST_SANITIZED 1
+#endif
+#endif
+
+#define TEST_SECONDS 60
+#define TEST_SKIPPED 77
+
+struct test {
+    const char *name;
+    void (*fn)(void);
+    struct test *next;
+};
+
+static struct test *test_first, **test_last = &test_first;
+
+static inline void test_add(struct test *test)
+{
+    *test_last = test;
+    test_last = &test->next;
+}
+
+#define TEST(test_name)                                                                                                \
+    static void test_name(void);                                                                                       \
+    static struct test test_of_##test_name = {#test_name, test_name, NULL};                                            \
+    __attribute__((constructor)) static void test_add_##test_name(void)                                                \
+    {                                                                                                                  \
+        test_add(&test_of_##test_name);                                                                                \
+    }                                                                                                                  \
+    static void test_name(void)
+
+/* The body runs as the first coroutine of a runtime, which must end well. Needs crore/rt.h. */
+#define TEST_CO_CONFIG(test_name, config)                                                                              \
+    static void body_of_##test_name(void *unused);                                                                     \
+    TEST(test_name)                                                                                                    \
+    {                                                                                                                  \
+        CHECK_EQ(cr_run(body_of_##test_name, NULL, config), 0);                                                        \
+    }                                                                                                                  \
+    static void body_of_##test_name(void *unused __attribute__((unused)))
+#define TEST_CO(test_name) TEST_CO_CONFIG(test_name, NULL)
+
+#define CHECK(cond)                                                                                                    \
+    do {                                                                                                               \
+        if (!(cond))                                                                                                   \
+            test_fail(__FILE__, __LINE__, #cond);                                                                      \
+    } while (0)
+
+#define CHECK_EQ(a, b)                                                                                                 \
+    do {                                                                                                               \
+        long long test_a = (long long)(a), test_b = (long long)(b);                                                    \
+        if (test_a != test_b) {                                                                                        \
+            printf("# %s is %lld, %s is %lld\n", #a, test_a, #b, test_b);                                              \
+            test_fail(__FILE__, __LINE__, #a " == " #b);                                                               \
+        }                                                                                                              \
+    } while (0)
+
+#define CHECK_STR(text, part)                                                                                          \
+    do {                                                                                                               \
+        if (!strstr(text, part)) {                                                                                     \
+            printf("# in: %s\n", text);                                                                                \
+            test_fail(__FILE__, __LINE__, "contains " part);                                                           \
+        }                                                                                                              \
+    } while (0)
+
+#define SKIP(why)                                                                                                      \
+    do {                                                                                                               \
+        printf("# skipped: %s\n", why);                                                                                \
+        fflush(stdout);                                                                                                \
+        _exit(TEST_SKIPPED);                                                                                           \
+    } while (0)
+
+__attribute__((noreturn)) static inline void test_fail(const char *file, int line, const char *what)
+{
+    printf("# %s:%d: not so: %s\n", file, line, what);
+    fflush(stdout);
+    _exit(1);
+}
+
+/* Runs fn in a child. Its standard error goes to text; returns its wait status. */
+static inline int test_capture(void (*fn)(void), char *text, size_t size)
+{
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        fn();
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t used = 0;
+    ssize_t n;
+    while (used < size - 1 && (n = read(ends[0], text + used, size - 1 - used)) > 0)
+        used += (size_t)n;
+    text[used] = '\0';
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+static inline int test_run_forked(const struct test *test)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(TEST_SECONDS);
+        test->fn();
+        exit(0); /* leak checkers look here */
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    bool forks = true;
+    const char *only = NULL;
+    int number = 0, failed = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--no-fork") == 0)
+            forks = false;
+        else if (strcmp(argv[i], "--list") == 0)
+            only = "";
+        else
+            only = argv[i];
+    }
+    for (struct test *test = test_first; test; test = test->next) {
+        if (only && !*only)
+            printf("%s\n", test->name);
+        if (only && strcmp(only, test->name) != 0)
+            continue;
+        number++;
+        int status = 0;
+        if (forks)
+            status = test_run_forked(test);
+        else
+            test->fn();
+        if (WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED) {
+            printf("ok %d - %s # SKIP\n", number, test->name);
+        } else if (status == 0) {
+            printf("ok %d - %s\n", number, test->name);
+        } else {
+            failed++;
+            if (WIFSIGNALED(status))
+                printf("# killed by signal %d%s\n", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": took too long" : "");
+            printf("not ok %d - %s\n", number, test->name);
+        }
+    }
+    if (!(only && !*only))
+        printf("1..%d\n", number);
+    return failed != 0;
+}
+
+#endif
