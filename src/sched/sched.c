@@ -298,7 +298,7 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
         return -ECANCELED;
     }
     if (deadline_ns != CR_FOREVER) {
-        if (deadline_ns <= cr__os_now_ns()) {
+        if (deadline_ns <= w->now_ns) { /* one that has passed since is found by the loop */
             cr__wait_abandon(me);
             return -ETIMEDOUT;
         }
@@ -397,23 +397,22 @@ static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
 }
 
 /* How long the poller may wait; -1: without end. */
-static int64_t poll_timeout(struct cr__worker *w, int64_t now_ns)
+static int64_t poll_timeout(struct cr__worker *w)
 {
-    return !w->ready.head ? cr__wheel_next(&w->wheel, now_ns) : 0;
+    return !w->ready.head ? cr__wheel_next(&w->wheel, w->now_ns) : 0;
 }
 
 int cr__worker_run(struct cr__worker *w)
 {
-    int64_t now_ns = cr__os_now_ns();
     while (w->live > 0) {
+        int64_t before_ns = w->now_ns;
         run_ready(w);
-        int64_t before_ns = now_ns;
-        now_ns = cr__os_now_ns();
-        adapt_budget(w, now_ns - before_ns);
-        cr__wheel_fire(&w->wheel, now_ns, fire, w);
+        w->now_ns = cr__os_now_ns();
+        adapt_budget(w, w->now_ns - before_ns);
+        cr__wheel_fire(&w->wheel, w->now_ns, fire, w);
         if (w->live == 0)
             break;
-        int64_t timeout_ns = poll_timeout(w, now_ns);
+        int64_t timeout_ns = poll_timeout(w);
         if (timeout_ns < 0 && w->poller_ops->waiters(w) == 0) {
             cr__worker_report(w, w->report_fd);
             return -EDEADLK;
@@ -423,8 +422,8 @@ int cr__worker_run(struct cr__worker *w)
         if (r < 0)
             return r;
         if (timeout_ns != 0) {
-            now_ns = cr__os_now_ns();
-            cr__wheel_fire(&w->wheel, now_ns, fire, w);
+            w->now_ns = cr__os_now_ns();
+            cr__wheel_fire(&w->wheel, w->now_ns, fire, w);
         }
     }
     return 0;
@@ -447,7 +446,8 @@ int cr__worker_init(struct cr__worker *w, const struct cr_config *config)
     cr__slab_init(&w->records, sizeof(struct cr__record), RECORD_CHUNK_BYTES, CR__MEM_RECORDS);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes);
-    cr__wheel_init(&w->wheel, cr__os_now_ns());
+    w->now_ns = cr__os_now_ns();
+    cr__wheel_init(&w->wheel, w->now_ns);
     self->worker = w;
     self->current = &w->loop;
     return 0;

@@ -115,6 +115,7 @@ struct cr__worker {
     uint32_t default_stack_bytes;
 
     /* at each turn of the loop */
+    int64_t now_ns;              /* when the loop last looked at the clock */
     struct cr__wheel wheel;
     const struct cr__poller_ops *poller_ops;
     void *poller;                /* poll's */

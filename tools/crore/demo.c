@@ -1,0 +1,2 @@
+#include "tool.h"
+int demo_main(int argc, char **argv) { (void)argc; (void)argv; return 2; }

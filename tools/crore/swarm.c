@@ -1,0 +1,2 @@
+#include "tool.h"
+int swarm_main(int argc, char **argv) { (void)argc; (void)argv; return 2; }

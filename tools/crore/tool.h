@@ -1,0 +1,28 @@
+/* What the subcommands of `crore` share: options with units, limits, and one clear line when something is wrong. */
+#ifndef CRORE_TOOL_H
+#define CRORE_TOOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+int serve_main(int argc, char **argv);
+int swarm_main(int argc, char **argv);
+int demo_main(int argc, char **argv);
+
+/* Prints "crore: ..." to standard error and exits with status 2: the caller's input makes no sense. */
+__attribute__((noreturn, format(printf, 1, 2))) void tool_fail(const char *format, ...);
+
+/* "12", "64k", "2M", "1G" between least and most; fails with the option's name. */
+int64_t tool_number(const char *option, const char *text, int64_t least, int64_t most);
+
+/* "500ms", "10s", "2m", a bare number is seconds; in nanoseconds, at most a day. */
+int64_t tool_duration(const char *option, const char *text);
+
+/* Raises the soft limit on open files to the hard one; returns it. */
+int64_t tool_raise_open_files(void);
+
+/* Runs on that processor only. */
+void tool_pin(int64_t cpu);
+
+#endif
