@@ -5,9 +5,11 @@
 /* The first tick at whose beginning the deadline has come: rounded up, so that nothing fires early. */
 static uint64_t tick_of_deadline(int64_t deadline_ns)
 {
+    const uint64_t last = ((uint64_t)1 << (6 * CR__WHEEL_LEVELS)) - 1;
     if (deadline_ns <= 0)
         return 0;
-    return ((uint64_t)deadline_ns + (1u << CR__TICK_SHIFT) - 1) >> CR__TICK_SHIFT;
+    uint64_t tick = ((uint64_t)deadline_ns + (1u << CR__TICK_SHIFT) - 1) >> CR__TICK_SHIFT;
+    return tick < last ? tick : last;
 }
 
 static uint64_t tick_of_now(int64_t now_ns)

@@ -1,6 +1,6 @@
 /* Timers on a hierarchical wheel: arming, cancelling and firing take constant time, whatever their number.
  *
- * Eight levels of 64 slots; a slot of level L spans 64^L ticks of 2^16 ns (65.5 µs). A timer goes to the level of the highest bit in which its
+ * Eight levels of 64 slots; a slot of level L spans 64^L ticks of 2^14 ns (16.4 µs). A timer goes to the level of the highest bit in which its
  * tick differs from the wheel's present one, so a slot of level 0 holds one tick's timers, and a slot of a higher level is spread over the levels
  * below when its time begins. A word per level says which slots are not empty, so finding the next one skips idle time.
  *
@@ -13,8 +13,8 @@
 
 #include "base/base.h"
 
-#define CR__TICK_SHIFT 16
-#define CR__WHEEL_LEVELS 8 /* 48 bits of ticks above 16 bits of nanoseconds: all of int64_t */
+#define CR__TICK_SHIFT 14
+#define CR__WHEEL_LEVELS 8 /* 2^48 ticks: 146 years after the machine was started; what is later waits until then */
 #define CR__WHEEL_SLOTS 64
 
 struct cr__timer {
