@@ -1,4 +1,6 @@
-"""End-to-end tests: each function named test_... is a test; its docstring is what it shows. Prints TAP."""
+"""End-to-end tests: each function named test_... is a test; its docstring is what it shows. Prints TAP.
+
+    NAME_test.py CRORE [what the test needs more ...] [test_...]     CRORE: the command; test_...: that test only"""
 import os
 import re
 import signal
@@ -9,6 +11,7 @@ import time
 import traceback
 
 CRORE = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else "crore"
+MORE = [argument for argument in sys.argv[2:] if not argument.startswith("test_")]
 
 
 class Skip(Exception):
@@ -40,7 +43,8 @@ def run_all(namespace, only=None):
 
 def main(namespace):
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError("took too long")))
-    sys.exit(run_all(namespace, sys.argv[2] if len(sys.argv) > 2 else None))
+    only = [argument for argument in sys.argv[2:] if argument.startswith("test_")]
+    sys.exit(run_all(namespace, only[0] if only else None))
 
 
 class Server:

@@ -1,0 +1,401 @@
+"""gdb commands for programs that run crore. Load with: source crore-gdb.py
+
+    crore list                 the coroutines of each runtime: what they are, and what they wait for
+    crore bt ID [OPTION ...]   backtrace of a scheduled coroutine, by the id that the list gives; options as for bt
+    crore bt ADDRESS           of any coroutine, by an expression that gives its struct cr_co *
+    crore bt all               of all scheduled ones
+
+They work on a process and on a core file, and change neither: gdb is shown a parked coroutine as what called the
+innermost frame, by an unwinder that is switched on for the time of one command. (A core file that gdb itself wrote lacks most
+stacks: it gives up at the first guard. The kernel's have all.) Coroutines made with cr_co_create are
+known to whoever made them only, so the list has none of them; a scheduled one that waits inside a bare one is shown with both
+stacks. crore itself must have its debug information.
+
+What is known here of a parked context, its stack pointer, and of the code where it goes on is said in crore/co_inline.h."""
+import re
+
+import gdb
+import gdb.unwinder
+
+STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own")
+WAITS = {
+    "CR__WAIT_NONE": "",
+    "CR__WAIT_SLEEP": "a point in time",
+    "CR__WAIT_JOIN": "the end of another coroutine",
+    "CR__WAIT_READABLE": "something to read",
+    "CR__WAIT_WRITABLE": "room to write",
+    "CR__WAIT_STACK": "a stack",
+}
+
+
+# ---- Where a parked context goes on ----------------------------------------------------------------------------------
+
+class Registers:
+    """Of a parked context, as they are once the code where it goes on has taken it off its stack."""
+
+    def __init__(self, pc, sp, saved):
+        self.pc, self.sp, self.saved = pc, sp, saved
+
+
+def word(address):
+    return int.from_bytes(gdb.selected_inferior().read_memory(address, 8).tobytes(), "little")
+
+
+def code(address, size):
+    return gdb.selected_inferior().read_memory(address, size).tobytes()
+
+
+def x86_64(sp):
+    """movq 8(%rsp), %rbx; movq 16(%rsp), %rbp; leaq N(%rsp), %rsp: N depends on the red zone that was skipped."""
+    pc = word(sp)
+    there = code(pc, 18)
+    if there[:10] != bytes.fromhex("488b5c2408488b6c2410") or there[10:12] != b"\x48\x8d" or there[13] != 0x24:
+        raise gdb.GdbError(f"where the coroutine goes on, at {pc:#x}, is not a switch of crore's")
+    if there[12] == 0x64:
+        taken, length = there[14], 15
+    else:
+        taken, length = int.from_bytes(there[14:18], "little"), 18
+    return Registers(pc + length, sp + taken, {"rbx": word(sp + 8), "rbp": word(sp + 16)})
+
+
+def aarch64(sp):
+    """bti j; ldr x29, [sp, #8]; ldr x19, [sp, #16]; add sp, sp, #32"""
+    return Registers(word(sp) + 16, sp + 32, {"x29": word(sp + 8), "x19": word(sp + 16)})
+
+
+def riscv(sp):
+    """ld s0, 8(sp); ld s1, 16(sp); addi sp, sp, 32: of two or four bytes each"""
+    pc = word(sp)
+    for _ in range(3):
+        pc += 4 if code(pc, 1)[0] & 3 == 3 else 2
+    return Registers(pc, sp + 32, {"s0": word(sp + 8), "s1": word(sp + 16)})
+
+
+def parked_registers(sp):
+    name = gdb.newest_frame().architecture().name()
+    for part, decode in (("x86-64", x86_64), ("aarch64", aarch64), ("riscv", riscv)):
+        if part in name:
+            return decode(sp)
+    raise gdb.GdbError(f"crore does not know the architecture {name}")
+
+
+class FrameId:
+    def __init__(self, sp, pc):
+        self.sp, self.pc = sp, pc
+
+
+class ParkedUnwinder(gdb.unwinder.Unwinder):
+    """Makes a parked context the caller of the frame that runs at (pc, sp)."""
+
+    def __init__(self):
+        super().__init__("crore parked coroutine")
+        self.enabled = False
+
+    def show(self, context):
+        newest = gdb.newest_frame()
+        self.at = (int(newest.read_register("pc")), int(newest.read_register("sp")))
+        self.context = context
+        self.enabled = True
+        gdb.invalidate_cached_frames()
+
+    def hide(self):
+        self.enabled = False
+        gdb.invalidate_cached_frames()
+
+    def __call__(self, pending):
+        pc, sp = pending.read_register("pc"), pending.read_register("sp")
+        if (int(pc), int(sp)) != self.at:
+            return None
+        context = self.context
+        # an id on the parked stack, and below its first frame: the way out of it is not one to a younger frame
+        info = pending.create_unwind_info(FrameId(gdb.Value(context.sp - 8).cast(sp.type), pc))
+        for name, value in [("pc", context.pc), ("sp", context.sp), *context.saved.items()]:
+            info.add_saved_register(name, gdb.Value(value).cast(pending.read_register(name).type))
+        return info
+
+
+unwinder = ParkedUnwinder()
+gdb.unwinder.register_unwinder(None, unwinder, replace=True)
+
+
+class Place:
+    """The user's thread and frame, found again afterwards."""
+
+    def __enter__(self):
+        self.thread = gdb.selected_thread()
+        if self.thread is None:
+            raise gdb.GdbError("there is no process")
+        self.level = gdb.selected_frame().level()
+
+    def __exit__(self, *_):
+        self.thread.switch()
+        frame = gdb.newest_frame()
+        while frame.level() < self.level and frame.older() is not None:
+            frame = frame.older()
+        frame.select()
+
+
+def backtrace_lines(options, skip=0):
+    """What bt says, without the first frames."""
+    lines, number = [], -1
+    for line in gdb.execute("with width 0 -- backtrace " + options, to_string=True).splitlines():
+        found = re.match(r"#(\d+)( *)(.*)", line)
+        if found:
+            number = int(found.group(1)) - skip
+            line = f"#{number:<3}{found.group(3)}"
+        if number >= 0:
+            lines.append(line)
+    return lines
+
+
+def parked_lines(sp, options):
+    context = parked_registers(sp)
+    unwinder.show(context)
+    try:
+        frame, skip = gdb.newest_frame(), 0
+        while frame is not None and int(frame.read_register("sp")) != context.sp:
+            frame, skip = frame.older(), skip + 1
+        if frame is None:
+            raise gdb.GdbError("gdb does not ask for how to unwind the innermost frame")
+        return backtrace_lines(options, skip)
+    finally:
+        unwinder.hide()
+
+
+# ---- Coroutines ------------------------------------------------------------------------------------------------------
+
+def symbol(address):
+    text = gdb.execute(f"info symbol {address:#x}", to_string=True)
+    return f"{address:#x}" if text.startswith("No symbol") else text.split(" in section")[0].strip()
+
+
+def pointer_to(name):
+    try:
+        return gdb.lookup_type("struct " + name).pointer()
+    except gdb.error as error:
+        raise gdb.GdbError("crore's debug information is missing: " + str(error))
+
+
+class Thread:
+    """One that has used crore: what runs there, and its worker (a gdb.Value, or None)."""
+
+    def __init__(self, thread, own):
+        self.thread = thread
+        self.number = thread.num
+        self.current = own["current"]
+        worker = own["worker"].cast(pointer_to("cr__worker"))
+        self.worker = worker if int(worker) else None
+
+
+def threads():
+    """Those that have used crore; the selected one first."""
+    selected, found = gdb.selected_thread(), []
+    try:
+        for thread in sorted(gdb.selected_inferior().threads(), key=lambda t: (t.num != selected.num, t.num)):
+            thread.switch()
+            try:
+                own = gdb.parse_and_eval("cr__self_tls").cast(pointer_to("cr__self"))
+            except gdb.error as error:
+                raise gdb.GdbError("crore's per-thread state can not be read: " + str(error))
+            if int(own):
+                found.append(Thread(thread, own))
+    finally:
+        selected.switch()
+    return found
+
+
+def enum_name(type_name, number):
+    for field in gdb.lookup_type("enum " + type_name).fields():
+        if field.enumval == number:
+            return field.name
+    return str(number)
+
+
+class Coroutine:
+    """A struct cr_co *, and where it is among the threads."""
+
+    def __init__(self, co, among, now_ns=0):
+        self.co = co
+        self.now_ns = now_ns # when its worker last looked at the clock
+        self.address = int(co)
+        self.id = int(co["id"])
+        self.kind = int(co["mode"]) & 0xff
+        self.scheduled = STATES[self.kind % len(STATES)] == "scheduled"
+        self.thread = next((t for t in among if self.runs_on(t)), None)
+
+    def runs_on(self, thread):
+        if int(thread.current) == self.address:
+            return True
+        return self.scheduled and thread.worker is not None and int(thread.worker["running"]) == self.address
+
+    def record(self):
+        return self.co.cast(pointer_to("cr__record"))
+
+    def name(self):
+        cold = self.co["cold"]
+        return cold["name"].string() if int(cold) else ""
+
+    def function(self):
+        return symbol(int(self.co["entry"]))
+
+    def has_stack(self):
+        return int(self.co["stack"]["top"]) != 0
+
+    def wait_kind(self):
+        return enum_name("cr__wait_kind", int(self.co["sched_wait"]))
+
+    def state(self):
+        if not self.scheduled:
+            return STATES[self.kind] if self.kind < len(STATES) else "damaged"
+        if self.thread:
+            return "running"
+        if not self.has_stack():
+            return "parked" if self.wait_kind() == "CR__WAIT_STACK" else "new"
+        return "parked" if self.waits() else "ready"
+
+    def waits(self):
+        """Whether nobody has ended its wait yet."""
+        word_of = self.record()["wait_word"]
+        return int(word_of.cast(gdb.lookup_type("unsigned int"))) == int(gdb.parse_and_eval("(int)CR__WAITING"))
+
+    def waits_for(self):
+        if self.state() != "parked":
+            return ""
+        kind, record = self.wait_kind(), self.record()
+        what = WAITS.get(kind, kind)
+        if kind == "CR__WAIT_JOIN":
+            what = f"the end of coroutine {int(record['wait_object'].cast(pointer_to('cr__record'))['co']['id'])}"
+        elif kind in ("CR__WAIT_READABLE", "CR__WAIT_WRITABLE"):
+            what += f", fd {int(record['wait_object'].cast(pointer_to('cr__pollable'))['fd'])}"
+        if int(record["timer"]["link"]):
+            what += f", {(int(record['timer']['deadline_ns']) - self.now_ns) / 1e9:.3f} s from now"
+        return what
+
+    def who(self):
+        quoted = f' "{self.name()}"' if self.name() else ""
+        return f"{'' if self.scheduled else 'bare '}coroutine {self.id}{quoted} in {self.function()}"
+
+    def title(self):
+        waits_for = self.waits_for()
+        title = f"{self.who()}, {self.state()}"
+        title += f" on thread {self.thread.number}" if self.thread else ""
+        return title + (f": waits for {waits_for}" if waits_for else "")
+
+    def inner(self, among):
+        """The coroutines whose stacks it consists of now, innermost first: bare ones, and itself last."""
+        if not self.scheduled or not self.has_stack():
+            return [self]
+        at = self.thread.current if self.thread else self.co["below"]
+        chain, seen = [], set()
+        while int(at) != self.address and int(at) not in seen and int(at):
+            seen.add(int(at))
+            chain.append(Coroutine(at, among))
+            at = at["below"]
+        return [*chain, self]
+
+    def own_lines(self, options):
+        """The backtrace of its own stack."""
+        if self.thread and int(self.thread.current) == self.address:
+            self.thread.thread.switch()
+            return backtrace_lines(options)
+        if not self.has_stack() or self.state() == "ended":
+            return ["(no stack)"]
+        sp = int(self.co["sp"])
+        try:
+            if symbol(word(sp)) == "cr__arch_entry":
+                return ["(not started)"]
+            return parked_lines(sp, options)
+        except gdb.MemoryError as error: # a core file without it
+            return [f"(no backtrace: {error})"]
+
+    def print_backtrace(self, among, options):
+        print(self.title())
+        for number, coroutine in enumerate(self.inner(among)):
+            if number > 0:
+                print(f"which was resumed by {coroutine.who()}:")
+            for line in coroutine.own_lines(options):
+                print("  " + line)
+
+
+def coroutines(thread, among):
+    """All of a worker's records that are in use, by id."""
+    slab = thread.worker["records"]
+    size = int(slab["object_size_bytes"])
+    header = 64
+    found = []
+    chunk = slab["chunks"]
+    while int(chunk):
+        end = int(slab["fresh"]) if int(chunk) == int(slab["chunks"]) else int(chunk["used_end"])
+        for address in range(int(chunk) + header, end, size):
+            co = gdb.Value(address).cast(pointer_to("cr_co"))
+            if STATES[(int(co["mode"]) & 0xff) % len(STATES)] in ("scheduled", "ended"):
+                found.append(Coroutine(co, among, int(thread.worker["now_ns"])))
+        chunk = chunk["next"]
+    return sorted(found, key=lambda coroutine: coroutine.id)
+
+
+# ---- Commands --------------------------------------------------------------------------------------------------------
+
+class Crore(gdb.Command):
+    """Coroutines of crore: list them, and look at their stacks."""
+
+    def __init__(self):
+        super().__init__("crore", gdb.COMMAND_STACK, gdb.COMPLETE_NONE, True)
+
+
+class CroreList(gdb.Command):
+    """Lists the coroutines of each runtime: crore list"""
+
+    def __init__(self):
+        super().__init__("crore list", gdb.COMMAND_STACK, gdb.COMPLETE_NONE)
+
+    def invoke(self, argument, from_tty):
+        with Place():
+            among = threads()
+            for thread in among:
+                if thread.worker is None:
+                    continue
+                found = coroutines(thread, among)
+                print(f"thread {thread.number}: {int(thread.worker['live'])} coroutines live")
+                for c in found:
+                    name = f' "{c.name()}"' if c.name() else ""
+                    row = f"  {c.id:>6}  {c.state():<8} {c.function()}{name}  {c.waits_for()}"
+                    print(row.rstrip())
+            if not any(thread.worker for thread in among):
+                print("no runtime is running")
+
+
+class CroreBt(gdb.Command):
+    """Backtrace of coroutines: crore bt ID|ADDRESS|all [OPTION ...]
+ID is as crore list gives it; ADDRESS an expression of type struct cr_co *. The options are those of bt."""
+
+    def __init__(self):
+        super().__init__("crore bt", gdb.COMMAND_STACK, gdb.COMPLETE_EXPRESSION)
+
+    def invoke(self, argument, from_tty):
+        words = argument.split()
+        if not words:
+            raise gdb.GdbError("crore bt ID|ADDRESS|all [OPTION ...]")
+        with Place():
+            among = threads()
+            for coroutine in self.wanted(words[0], among):
+                coroutine.print_backtrace(among, " ".join(words[1:]))
+
+    @staticmethod
+    def wanted(text, among):
+        everything = [c for thread in among if thread.worker for c in coroutines(thread, among)]
+        if text == "all":
+            return everything
+        try:
+            number = int(gdb.parse_and_eval(text))
+        except gdb.error as error:
+            raise gdb.GdbError(str(error))
+        found = [c for c in everything if number in (c.id, c.address)]
+        if not found and number < 2**32:
+            raise gdb.GdbError(f"no coroutine {number}; 'crore list' lists those of the runtimes")
+        return found or [Coroutine(gdb.Value(number).cast(pointer_to("cr_co")), among)]
+
+
+Crore()
+CroreList()
+CroreBt()

@@ -1,0 +1,192 @@
+/* A program for gdb_test.py to look at: coroutines in each state, parked some frames deep. With the argument "wait" it sleeps
+ * at the end, so that a debugger may attach; with "abort" it leaves a core file where it stops first. */
+#include <crore/crore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEEP __attribute__((noinline, noclone))
+
+#define MUST(call)                                                                                                     \
+    do {                                                                                                               \
+        if ((call) < 0)                                                                                                \
+            abort();                                                                                                   \
+    } while (0)
+
+volatile int after; /* keeps calls from being the last thing a function does */
+struct cr_co *sleeper, *bare_inlined, *bare_called, *bare_new, *bare_ended;
+static int (*volatile yield_of_the_library)(void **value);
+static int ends[2];
+static const char *how = "";
+
+DEEP void sleeps_inner(void)
+{
+    cr_sleep(3600 * CR_SEC);
+    after++;
+}
+
+DEEP void sleeps_outer(void)
+{
+    sleeps_inner();
+    after++;
+}
+
+static void sleeper_main(void *unused)
+{
+    (void)unused;
+    sleeps_outer();
+    after++;
+}
+
+static void joiner_main(void *unused)
+{
+    (void)unused;
+    (void)!cr_join(sleeper);
+    after++;
+}
+
+static void reader_main(void *unused)
+{
+    struct cr_conn *conn;
+    char c;
+    (void)unused;
+    MUST(cr_conn_from_fd(&conn, ends[0]));
+    (void)!cr_read(conn, &c, 1);
+    cr_close(conn);
+}
+
+DEEP void yields_inlined(int depth)
+{
+    if (depth > 0)
+        yields_inlined(depth - 1);
+    else
+        (void)!cr_co_yield(NULL);
+    after++;
+}
+
+static void *bare_inlined_main(void *unused)
+{
+    yields_inlined(2);
+    after++;
+    return unused;
+}
+
+DEEP void yields_by_call(void)
+{
+    (void)!yield_of_the_library(NULL);
+    after++;
+}
+
+static void *bare_called_main(void *unused)
+{
+    yields_by_call();
+    after++;
+    return unused;
+}
+
+static void *bare_ended_main(void *unused)
+{
+    return unused;
+}
+
+/* Waits within a bare coroutine of its own. */
+static void *inside_main(void *unused)
+{
+    sleeps_outer();
+    after++;
+    return unused;
+}
+
+DEEP void resumes(struct cr_co *co)
+{
+    (void)!cr_co_resume(co, NULL);
+    after++;
+}
+
+static void outside_main(void *unused)
+{
+    struct cr_co *inside;
+    (void)unused;
+    MUST(cr_co_create(&inside, inside_main, NULL));
+    resumes(inside);
+    cr_co_destroy(inside);
+}
+
+static void ready_main(void *unused)
+{
+    (void)unused;
+    while (!after)
+        cr_yield();
+    after++;
+}
+
+static void new_main(void *unused)
+{
+    (void)unused;
+}
+
+DEEP void stop_here(void)
+{
+    __asm__ volatile("");
+}
+
+DEEP void runs_inner(void)
+{
+    stop_here();
+    if (strcmp(how, "abort") == 0)
+        abort();
+    after++;
+}
+
+static void *runs_bare_main(void *unused)
+{
+    runs_inner();
+    return unused;
+}
+
+static void runner_main(void *unused)
+{
+    struct cr_co *bare;
+    (void)unused;
+    MUST(cr_sleep(50 * CR_MS));
+    MUST(cr_go(new_main, NULL));
+    runs_inner();
+    MUST(cr_co_create(&bare, runs_bare_main, NULL));
+    resumes(bare);
+    cr_co_destroy(bare);
+    if (strcmp(how, "wait") == 0) {
+        puts("waiting");
+        fflush(stdout);
+        cr_sleep(3600 * CR_SEC);
+    }
+    puts("ends well");
+    cr_shutdown();
+}
+
+static void all(void *unused)
+{
+    (void)unused;
+    MUST(cr_spawn(&sleeper, sleeper_main, NULL, &(struct cr_attr){.name = "the sleeper"}));
+    MUST(cr_go(joiner_main, NULL));
+    MUST(cr_go(reader_main, NULL));
+    MUST(cr_go(outside_main, NULL));
+    MUST(cr_go(ready_main, NULL));
+    MUST(cr_go(runner_main, NULL));
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        how = argv[1];
+    yield_of_the_library = cr_co_yield;
+    MUST(cr_co_create(&bare_inlined, bare_inlined_main, NULL));
+    MUST(cr_co_create(&bare_called, bare_called_main, NULL));
+    MUST(cr_co_create(&bare_new, bare_ended_main, NULL));
+    MUST(cr_co_create(&bare_ended, bare_ended_main, NULL));
+    MUST(cr_co_resume(bare_inlined, NULL));
+    MUST(cr_co_resume(bare_called, NULL));
+    MUST(cr_co_resume(bare_ended, NULL));
+    MUST(pipe(ends));
+    return cr_run(all, NULL, NULL) == 0 ? 0 : 1;
+}

@@ -1,0 +1,177 @@
+"""Coroutines in gdb: scripts/crore-gdb.py on a process and on a core file, and gdb's own backtrace in a coroutine."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+
+from tap import MORE, Skip, main
+
+TARGET, SCRIPT = (os.path.abspath(path) for path in MORE)
+PARKED = ["sleeps_inner", "sleeps_outer", "sleeper_main", "run_record", "cr__arch_entry"]
+RUNNING = ["stop_here", "runs_inner", "runner_main", "run_record", "cr__arch_entry"]
+
+
+def gdb(*commands, program=(TARGET,)):
+    """What each command says: [text, ...]"""
+    if not shutil.which("gdb"):
+        raise Skip("no gdb")
+    args = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set startup-with-shell off", "-ex", f"source {SCRIPT}"]
+    for number, command in enumerate(commands):
+        args += ["-ex", f"echo \\n<<{number}>>\\n", "-ex", command]
+    done = subprocess.run([*args, *program], capture_output=True, text=True, timeout=100)
+    both = done.stdout + done.stderr
+    if "Python scripting is not supported" in both:
+        raise Skip("a gdb without Python")
+    if "ptrace: Operation not permitted" in both:
+        raise Skip("no process may be traced here")
+    parts = re.split(r"<<\d+>>\n", done.stdout)[1:]
+    assert len(parts) == len(commands), both
+    gdb.errors = done.stderr
+    return parts
+
+
+def stopped(*commands):
+    """In coroutine runner_main, at the breakpoint. No command may complain, and the program must end well after all."""
+    parts = gdb("break stop_here", "run", *commands, "delete", "continue")
+    assert "ends well" in parts[-1] and "exited normally" in parts[-1], (parts, gdb.errors)
+    assert not gdb.errors.strip(), gdb.errors
+    return parts[2:-2]
+
+
+def functions(backtrace):
+    """The functions of a backtrace, innermost first; checks that it ends without complaint."""
+    assert "Backtrace stopped" not in backtrace and "corrupt" not in backtrace and "??" not in backtrace, backtrace
+    frames = re.findall(r"^ *#(\d+) +(?:0x[0-9a-f]+ in )?(\S+) \(", backtrace, re.M)
+    numbers = [int(number) for number, _ in frames]
+    assert numbers == sorted(numbers) or numbers.count(0) > 1, backtrace
+    return [name for _, name in frames]
+
+
+def ends_with(backtrace, names):
+    """That these functions come last, and what they called is crore's."""
+    found = functions(backtrace)
+    inside = found[:-len(names)]
+    assert found[-len(names):] == names, backtrace
+    assert not inside or inside[-1].startswith(("cr", "stream_read", "abort", "__GI_abort")), backtrace
+
+
+def by_id(text):
+    """What crore bt all says of each coroutine."""
+    return dict(zip(*[iter(re.split(r"^coroutine (\d+) ", text, flags=re.M)[1:])] * 2))
+
+
+def test_running():
+    """plain bt in a scheduled coroutine ends at the coroutine's entry"""
+    ends_with(stopped("bt")[0], RUNNING)
+
+
+def test_running_bare():
+    """plain bt in a bare coroutine ends at the coroutine's entry"""
+    ends_with(stopped("continue", "bt")[1], ["stop_here", "runs_inner", "runs_bare_main", "run", "cr__arch_entry"])
+
+
+def test_list():
+    """crore list shows each coroutine's id, state, function, name and what it waits for"""
+    lines = [" ".join(line.split()) for line in stopped("crore list")[0].splitlines()]
+    assert lines[0] == "thread 1: 7 coroutines live", lines
+    for line in ["3 parked joiner_main the end of coroutine 2", "6 ready ready_main", "7 running runner_main", "8 new new_main"]:
+        assert line in lines, (line, lines)
+    for pattern in [r'2 parked sleeper_main "the sleeper" a point in time, 3\d\d\d\.\d+ s from now', r"4 parked reader_main something to read, fd \d+",
+                    r"5 parked outside_main a point in time, .*"]:
+        assert any(re.fullmatch(pattern, line) for line in lines), (pattern, lines)
+    assert not any(line.startswith("1 ") for line in lines), "the first one has ended"
+
+
+def test_parked():
+    """crore bt shows a parked scheduled coroutine's frames in order, down to its entry and no further"""
+    text, by_address, again = stopped("crore bt 2", "crore bt sleeper", "crore bt 2")
+    assert text.startswith('coroutine 2 "the sleeper" in sleeper_main, parked: waits for a point in time'), text
+    ends_with(text, PARKED)
+    assert functions(text)[0] == "cr__switch" and "cr_sleep" in functions(text), text
+    assert text.strip() == by_address.strip() == again.strip(), (text, by_address, again)
+
+
+def test_parked_bare():
+    """crore bt shows bare coroutines, whether the yield was inlined in the program or called"""
+    inlined, called, new, ended = stopped("crore bt bare_inlined", "crore bt bare_called", "crore bt bare_new", "crore bt bare_ended")
+    ends_with(inlined, [*["yields_inlined"] * 3, "bare_inlined_main", "run", "cr__arch_entry"])
+    ends_with(called, ["yields_by_call", "bare_called_main", "run", "cr__arch_entry"])
+    assert inlined.startswith("bare coroutine 1 in bare_inlined_main, suspended"), inlined
+    assert ", new\n  (no stack)" in new and ", ended\n  (no stack)" in ended, (new, ended)
+
+
+def test_parked_inside():
+    """a scheduled coroutine that waits inside a bare one is shown with both stacks"""
+    inner, outer = stopped("crore bt 5")[0].split("which was resumed by coroutine 5 in outside_main:\n")
+    ends_with(inner, ["sleeps_inner", "sleeps_outer", "inside_main", "run", "cr__arch_entry"])
+    ends_with(outer, ["resumes", "outside_main", "run_record", "cr__arch_entry"])
+
+
+def test_all():
+    """crore bt all shows all of them, the running one included"""
+    text = stopped("crore bt all")[0]
+    parts = by_id(text)
+    assert sorted(parts) == list("2345678"), text
+    ends_with(parts["2"], PARKED)
+    ends_with(parts["3"], ["joiner_main", "run_record", "cr__arch_entry"])
+    ends_with(parts["4"], ["reader_main", "run_record", "cr__arch_entry"])
+    ends_with(parts["6"], ["ready_main", "run_record", "cr__arch_entry"])
+    assert functions(parts["7"]) == RUNNING, parts["7"]
+    assert "(no stack)" in parts["8"]
+
+
+def test_nothing_changes():
+    """after it registers, frame and gdb's own backtrace are as before"""
+    before, _, _, after, _ = stopped("info registers", "frame 1", "crore bt all", "info registers", "bt")
+    # in frame 1 the caller's pc and sp are shown: compare what a frame does not change
+    same = [[line for line in text.splitlines() if line.split()[:1] and line.split()[0] in ("rbx", "rbp", "r12", "r13", "r14", "r15", "x19", "x29", "fs_base")]
+            for text in (before, after)]
+    assert same[0] == same[1] and same[0], (before, after)
+    frame, _, frame_after, bt = stopped("frame 1", "crore bt 2", "frame", "bt")
+    assert frame == frame_after and "runs_inner" in frame, (frame, frame_after)
+    ends_with(bt, RUNNING)
+
+
+def test_bad_input():
+    """what is not there is said in one line"""
+    parts = gdb("break stop_here", "run", "crore bt 99", "crore bt", "crore bt nonsense")
+    assert not any(part.strip() for part in parts[2:]), parts
+    said = gdb.errors.splitlines()
+    assert len(said) == 3 and "no coroutine 99" in said[0] and "ID|ADDRESS|all" in said[1] and "nonsense" in said[2], said
+    gdb("crore list")
+    assert gdb.errors.strip() == "there is no process", gdb.errors
+
+
+def test_attached():
+    """all of it works on a process that gdb attaches to while it waits for events"""
+    with subprocess.Popen([TARGET, "wait"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "waiting\n"
+            listed, parked, own, _ = gdb("crore list", "crore bt 2", "bt", "detach", program=("-p", str(process.pid)))
+            assert "coroutines live" in listed and "running" not in listed, (listed, gdb.errors)
+            ends_with(parked, PARKED)
+            assert functions(own)[-1] == "main", own
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def test_core():
+    """all of it works on a core file that the kernel wrote"""
+    with tempfile.TemporaryDirectory(prefix="crore-core-") as folder:
+        died = subprocess.run(["prlimit", "--core=unlimited", TARGET, "abort"], cwd=folder, capture_output=True, check=False)
+        assert died.returncode == -signal.SIGABRT, died
+        cores = os.listdir(folder)
+        if not cores:
+            raise Skip("core files go elsewhere: " + open("/proc/sys/kernel/core_pattern").read().strip())
+        listed, everything, bare = gdb("crore list", "crore bt all", "crore bt bare_inlined", program=(TARGET, os.path.join(folder, cores[0])))
+    assert "7 coroutines live" in listed and "no backtrace" not in everything, (listed, everything, gdb.errors)
+    parts = by_id(everything)
+    ends_with(parts["2"], PARKED)
+    ends_with(parts["7"], RUNNING[1:])
+    ends_with(bare, [*["yields_inlined"] * 3, "bare_inlined_main", "run", "cr__arch_entry"])
+
+
+main(globals())
