@@ -5,20 +5,6 @@
 #include <cpuid.h>
 #endif
 
-#ifdef CR__ASAN
-#include <sanitizer/asan_interface.h>
-extern void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
-extern void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
-#endif
-#ifdef CR__TSAN
-extern void *__tsan_create_fiber(unsigned flags);
-extern void __tsan_destroy_fiber(void *fiber);
-extern void __tsan_switch_to_fiber(void *fiber, unsigned flags);
-#endif
-#ifdef CR__HAVE_VALGRIND
-#include <valgrind/valgrind.h>
-#endif
-
 int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes)
 {
     static const struct cr_attr zero;
@@ -82,82 +68,3 @@ bool cr__co_describe(struct cr__stack_user *out)
     *out = (struct cr__stack_user){.name = cr__co_name(co), .id = co->id, .entry = (void *)co->entry};
     return true;
 }
-
-#if defined(CR__ASAN) || defined(CR__TSAN)
-
-/* A thread's own stack bounds are learned from the first switch away from it. */
-void cr__san_start(struct cr_co *co)
-{
-    co->fake_stack = NULL;
-#ifdef CR__TSAN
-    co->tsan_fiber = __tsan_create_fiber(0);
-#endif
-}
-
-void cr__san_end(struct cr_co *co)
-{
-    (void)co;
-#ifdef CR__TSAN
-    if (co->tsan_fiber)
-        __tsan_destroy_fiber(co->tsan_fiber);
-    co->tsan_fiber = NULL;
-#endif
-}
-
-#ifdef CR__TSAN
-static __thread void *buried; /* a fiber can't be destroyed while it runs: the next one to end does it */
-#endif
-
-void cr__san_bury(struct cr_co *co)
-{
-    (void)co;
-#ifdef CR__TSAN
-    if (buried)
-        __tsan_destroy_fiber(buried);
-    buried = co->tsan_fiber;
-    co->tsan_fiber = NULL;
-#endif
-}
-
-#ifdef CR__ASAN
-static __thread const void *root_bottom;
-static __thread size_t root_size;
-static __thread bool left_root;
-#endif
-
-__attribute__((no_sanitize("thread"))) void cr__san_leave(struct cr_co *from, struct cr_co *to, bool dies)
-{
-#ifdef CR__ASAN
-    const void *bottom = root_bottom;
-    size_t size = root_size;
-    if (to->stack.top) {
-        bottom = cr__stack_low(to->stack);
-        size = (size_t)(to->stack.top - (const char *)bottom);
-    }
-    left_root = cr__co_state(from) == CR__CO_ROOT;
-    __sanitizer_start_switch_fiber(dies ? NULL : &from->fake_stack, bottom, size);
-#endif
-#ifdef CR__TSAN
-    (void)from;
-    (void)dies;
-    __tsan_switch_to_fiber(to->tsan_fiber, 0);
-#endif
-}
-
-__attribute__((no_sanitize("thread"))) void cr__san_arrive(struct cr_co *me)
-{
-#ifdef CR__ASAN
-    const void *bottom;
-    size_t size;
-    __sanitizer_finish_switch_fiber(me->fake_stack, &bottom, &size);
-    if (left_root) {
-        root_bottom = bottom;
-        root_size = size;
-        left_root = false;
-    }
-#else
-    (void)me;
-#endif
-}
-
-#endif

@@ -108,18 +108,28 @@ int cr__co_name_set(struct cr_co *co, const char *name);
 /* Fills in the running coroutine, for the overflow message. */
 bool cr__co_describe(struct cr__stack_user *out);
 
+/* What sanitizers must be told of a switch (sanitizer.c); nothing elsewhere. */
 #if defined(CR__ASAN) || defined(CR__TSAN)
-void cr__san_leave(struct cr_co *from, struct cr_co *to, bool dies);
-void cr__san_arrive(struct cr_co *me);
 void cr__san_start(struct cr_co *co);
 void cr__san_end(struct cr_co *co);  /* of a coroutine that does not run */
 void cr__san_bury(struct cr_co *co); /* of the running one, just before its last switch */
 #else
-#define cr__san_leave(from, to, dies) ((void)0)
-#define cr__san_arrive(me) ((void)0)
 #define cr__san_start(co) ((void)0)
 #define cr__san_end(co) ((void)0)
 #define cr__san_bury(co) ((void)0)
+#endif
+
+#if defined(CR__ASAN)
+void cr__san_leave(struct cr_co *from, struct cr_co *to, bool dies);
+void cr__san_arrive(struct cr_co *me);
+#elif defined(CR__TSAN)
+/* Inline: a function of its own would be entered on one fiber's shadow stack and left on another's. */
+extern void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+#define cr__san_leave(from, to, dies) __tsan_switch_to_fiber((to)->tsan_fiber, 0)
+#define cr__san_arrive(me) ((void)0)
+#else
+#define cr__san_leave(from, to, dies) ((void)0)
+#define cr__san_arrive(me) ((void)0)
 #endif
 
 /* From `from`, which runs, to `to`, which doesn't; returns the value that whoever comes back passes, and its note

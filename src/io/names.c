@@ -89,15 +89,15 @@ static void on_answer(void *arg, int status, int timeouts, struct ares_addrinfo 
 }
 
 /* An epoll that is readable when one of the channel's sockets has something: an fd to wait for. */
-static int gather(ares_channel channel, ares_socket_t *sockets, int *wanted)
+static int gather(ares_channel channel, ares_socket_t *sockets)
 {
-    *wanted = ares_getsock(channel, sockets, ARES_GETSOCK_MAXNUM);
+    unsigned wanted = (unsigned)ares_getsock(channel, sockets, ARES_GETSOCK_MAXNUM);
     int epoll = cr__os_epoll_create();
     for (int i = 0; epoll >= 0 && i < ARES_GETSOCK_MAXNUM; i++) {
         struct epoll_event event = {0};
-        if (ARES_GETSOCK_READABLE(*wanted, i))
+        if (wanted >> i & 1) /* c-ares' own macros shift into the sign bit */
             event.events |= EPOLLIN;
-        if (ARES_GETSOCK_WRITABLE(*wanted, i))
+        if (wanted >> (i + ARES_GETSOCK_MAXNUM) & 1)
             event.events |= EPOLLOUT;
         event.data.fd = i;
         if (event.events && cr__os_epoll_ctl(epoll, EPOLL_CTL_ADD, sockets[i], &event) < 0) {
@@ -112,8 +112,7 @@ static int gather(ares_channel channel, ares_socket_t *sockets, int *wanted)
 static int turn(ares_channel channel)
 {
     ares_socket_t sockets[ARES_GETSOCK_MAXNUM];
-    int wanted;
-    int epoll = gather(channel, sockets, &wanted);
+    int epoll = gather(channel, sockets);
     if (epoll < 0)
         return epoll;
     struct cr_conn *waiter;

@@ -42,6 +42,12 @@ int cr__os_unmap(void *addr, size_t size_bytes);
 int cr__os_protect(void *addr, size_t size_bytes, int protection);
 int cr__os_advise(void *addr, size_t size_bytes, int advice);
 
+/* Has the kernel write 16 bytes at addr: 0, or -EFAULT where the program itself would fault. */
+static inline int cr__os_probe_write(void *addr)
+{
+    return (int)cr__syscall3(SYS_clock_gettime, CLOCK_MONOTONIC, addr, 0);
+}
+
 /* Files and sockets. */
 static inline ssize_t cr__os_read(int fd, void *buf, size_t size_bytes)
 {

@@ -48,14 +48,13 @@ static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
         if (r < 0)
             return r;
     }
-    struct cr__signals *signals;
-    int r = cr__signals_enter(worker, &signals);
+    int r = cr__signals_enter(worker);
     if (r < 0)
         return r;
     r = cr__spawn(worker, NULL, rt->fn, rt->arg, NULL);
     if (r == 0)
         r = cr__worker_run(worker);
-    cr__signals_leave(signals);
+    cr__signals_leave(worker);
     return r;
 }
 

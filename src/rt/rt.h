@@ -7,8 +7,7 @@
 /* Asynchronous signals: blocked while the worker runs; when one is pending (a signalfd tells), it is delivered to the program's own
  * handlers, or to its default action, on the worker's stack between two coroutines: a coroutine's stack need not hold a signal frame.
  * A signal that was blocked before stays blocked: it is the program's, for a signalfd of its own. 0 or -errno. */
-struct cr__signals;
-int cr__signals_enter(struct cr__worker *worker, struct cr__signals **out);
-void cr__signals_leave(struct cr__signals *signals);
+int cr__signals_enter(struct cr__worker *worker);
+void cr__signals_leave(struct cr__worker *worker);
 
 #endif

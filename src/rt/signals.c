@@ -3,7 +3,7 @@
 #include "os/os.h"
 #include "poll/poll.h"
 
-struct cr__signals {
+struct signals {
     sigset_t before, blocked;
     struct cr__poll_watch watch;
 };
@@ -11,16 +11,17 @@ struct cr__signals {
 /* Opens the door for a moment. */
 static void deliver(void *arg)
 {
-    struct cr__signals *signals = arg;
+    struct signals *signals = arg;
     pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
     pthread_sigmask(SIG_SETMASK, &signals->blocked, NULL);
 }
 
-int cr__signals_enter(struct cr__worker *worker, struct cr__signals **out)
+int cr__signals_enter(struct cr__worker *worker)
 {
-    struct cr__signals *signals = cr__mem_alloc(sizeof(*signals), CR__MEM_OTHER);
+    struct signals *signals = cr__mem_alloc(sizeof(*signals), CR__MEM_OTHER);
     if (!signals)
         return -ENOMEM;
+    worker->rt = signals;
     sigset_t ours;
     sigfillset(&ours);
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
@@ -34,16 +35,14 @@ int cr__signals_enter(struct cr__worker *worker, struct cr__signals **out)
     }
     signals->watch = (struct cr__poll_watch){.fd = cr__os_signalfd(&ours), .fn = deliver, .arg = signals};
     int r = signals->watch.fd < 0 ? signals->watch.fd : cr__poll_watch(worker, &signals->watch);
-    if (r < 0) {
-        cr__signals_leave(signals);
-        return r;
-    }
-    *out = signals;
-    return 0;
+    if (r < 0)
+        cr__signals_leave(worker);
+    return r;
 }
 
-void cr__signals_leave(struct cr__signals *signals)
+void cr__signals_leave(struct cr__worker *worker)
 {
+    struct signals *signals = worker->rt;
     if (signals->watch.fd >= 0)
         cr__os_close(signals->watch.fd);
     pthread_sigmask(SIG_SETMASK, &signals->before, NULL);

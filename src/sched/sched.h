@@ -120,7 +120,7 @@ struct cr__worker {
     const struct cr__poller_ops *poller_ops;
     void *poller;                /* poll's */
     void *io;                    /* io's */
-    void *rt;                    /* rt's */
+    void *rt;                    /* rt's: signals */
     int chain_budget;            /* what a chain starts with: adapts to how long the coroutines run */
     bool used_up;                /* the last one's was */
     bool stopping;               /* everything is being cancelled, and so is what comes */

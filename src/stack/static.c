@@ -9,6 +9,12 @@
 
 #ifdef CR__ASAN
 #include <sanitizer/asan_interface.h>
+#include <sanitizer/lsan_interface.h>
+#endif
+#ifdef CR__HAVE_VALGRIND
+#include <valgrind/valgrind.h>
+#else
+#define VALGRIND_STACK_REGISTER(low, top) 0
 #endif
 
 #define CHUNK_TARGET_BYTES ((size_t)8 << 20)
@@ -29,7 +35,8 @@ struct cr__stack_chunk {
 static _Atomic(struct cr__stack_chunk *) directory[DIRECTORY_ENTRIES];
 static _Atomic uint32_t directory_used;
 
-static _Atomic int guard_by_mprotect; /* learned once: the kernel has no lightweight guards */
+/* How guards are made, learned at the first one; any thread may find out, all find the same. */
+static _Atomic enum { GUARDS_UNKNOWN, GUARDS_LIGHT, GUARDS_BY_MPROTECT } guard_kind;
 
 uint32_t cr__stack_size(size_t wish_bytes)
 {
@@ -100,6 +107,20 @@ static struct cr__stack_class *class_of(struct cr__stack_pool *pool, uint32_t si
     return NULL;
 }
 
+/* The leak checker looks for pointers on stacks, too, but must not look at guards. */
+static void leak_check(const struct cr__stack_chunk *chunk, bool begin)
+{
+#ifdef CR__ASAN
+    for (uint32_t i = 0; i < chunk->slots; i++) {
+        const char *low = chunk->base + i * chunk->slot_bytes + chunk->guard_bytes;
+        (begin ? __lsan_register_root_region : __lsan_unregister_root_region)(low, chunk->stack_bytes);
+    }
+#else
+    (void)chunk;
+    (void)begin;
+#endif
+}
+
 static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
 {
     size_t slot_bytes = pool->guard_bytes + c->size_bytes;
@@ -133,18 +154,31 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
     c->fresh = base;
     c->end = base + slots * slot_bytes;
     directory_add(chunk);
+    leak_check(chunk, true);
     return 0;
+}
+
+/* Old kernels refuse the advice; emulators of user programs accept what they don't know and do nothing: so the first guard is tried. */
+static int guard_learn(char *addr, size_t size_bytes)
+{
+    int r = cr__mem_advise(addr, size_bytes, MADV_GUARD_INSTALL);
+    if (r < 0 && r != -EINVAL)
+        return r;
+    bool light = r == 0 && cr__os_probe_write(addr) == -EFAULT;
+    atomic_store_explicit(&guard_kind, light ? GUARDS_LIGHT : GUARDS_BY_MPROTECT, memory_order_relaxed);
+    return light ? 0 : cr__mem_protect(addr, size_bytes, PROT_NONE);
 }
 
 static int guard_install(char *addr, size_t size_bytes)
 {
-    if (!atomic_load_explicit(&guard_by_mprotect, memory_order_relaxed)) {
-        int r = cr__mem_advise(addr, size_bytes, MADV_GUARD_INSTALL);
-        if (r != -EINVAL)
-            return r;
-        atomic_store_explicit(&guard_by_mprotect, 1, memory_order_relaxed);
+    switch (atomic_load_explicit(&guard_kind, memory_order_relaxed)) {
+    case GUARDS_LIGHT:
+        return cr__mem_advise(addr, size_bytes, MADV_GUARD_INSTALL);
+    case GUARDS_BY_MPROTECT:
+        return cr__mem_protect(addr, size_bytes, PROT_NONE);
+    default:
+        return guard_learn(addr, size_bytes);
     }
-    return cr__mem_protect(addr, size_bytes, PROT_NONE);
 }
 
 int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
@@ -162,6 +196,7 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
         return -ENOMEM;
     size_t colour = ((uintptr_t)c->fresh / slot_bytes) % CR__STACK_COLOURS;
     char *top = c->fresh + slot_bytes - colour * CR__STACK_COLOUR_BYTES;
+    (void)VALGRIND_STACK_REGISTER(c->fresh + pool->guard_bytes, c->fresh + slot_bytes); /* a switch is no allocation of locals */
     c->fresh += slot_bytes;
     c->in_use++;
     *out = (struct cr__stack){top, size_bytes};
@@ -193,6 +228,7 @@ void cr__stack_pool_fini(struct cr__stack_pool *pool)
     for (struct cr__stack_chunk *chunk = pool->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
         directory_remove(chunk);
+        leak_check(chunk, false);
         size_t bytes = chunk->slots * chunk->slot_bytes;
 #ifdef CR__ASAN
         __asan_unpoison_memory_region(chunk->base, bytes);

@@ -101,10 +101,10 @@ static void say(bool *paused, const char *why)
 }
 
 /* 0; or why no session could be begun, nothing lost: the connection is still in the backlog, or was closed for want of memory. */
-static int accept_one(struct cr_listener *l)
+static int accept_one(struct cr_listener *l, int64_t deadline_ns)
 {
     struct cr_conn *conn;
-    int r = cr_accept(l, &conn);
+    int r = cr_accept_until(l, &conn, deadline_ns);
     if (r < 0)
         return r;
     struct session *s = calloc(1, sizeof(*s));
@@ -121,22 +121,23 @@ static int accept_one(struct cr_listener *l)
     return -ENOMEM;
 }
 
+/* Accepts until the listener fails. A pause ends when all who waited have been accepted, lest each one be announced. */
 static void acceptor(void *listener)
 {
     bool paused = false;
     while (!serve_draining) {
-        if (session_count >= serve_options.max_connections) {
-            say(&paused, "--max-connections reached");
-            wait_for_room();
-            continue;
+        int r = -EMFILE;
+        const char *why = "--max-connections reached";
+        if (session_count < serve_options.max_connections) {
+            r = accept_one(listener, paused ? 0 : CR_FOREVER);
+            why = strerror(-r);
         }
-        int r = accept_one(listener);
-        if (r == 0) {
-            say(&paused, NULL);
-        } else if (r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS) {
-            say(&paused, strerror(-r));
+        if (r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS) {
+            say(&paused, why);
             wait_for_room();
-        } else {
+        } else if (r == -ETIMEDOUT) {
+            say(&paused, NULL);
+        } else if (r < 0) {
             if (!serve_draining)
                 fprintf(stderr, "crore: accepting ends: %s\n", strerror(-r));
             return;
