@@ -485,6 +485,8 @@ TEST_CO(a_lookup_that_takes_too_long_is_given_up)
 
 TEST_CO(without_file_descriptors_accept_says_so_and_loses_nothing)
 {
+    if (RUNNING_ON_VALGRIND)
+        SKIP("valgrind accepts, sees that the number is too high, and closes: the connection is lost");
     struct cr_listener *l = listen_on("tcp://127.0.0.1:0");
     struct cr_conn *client, *server;
     CHECK_EQ(cr_dial(&client, url, NULL), 0);

@@ -371,17 +371,17 @@ TEST_CO(local_storage_works_in_scheduled_coroutines)
 static void loops_until_cancelled(void *flag)
 {
     while (cr_sleep(CR_MS) == 0)
-        *(volatile bool *)flag = true;
+        __atomic_store_n((bool *)flag, true, __ATOMIC_RELAXED);
 }
 
 TEST(a_program_with_its_own_loop_starts_and_stops_a_runtime)
 {
     struct cr_rt *rt;
-    volatile bool ran = false;
+    bool ran = false;
     CHECK_EQ(cr_rt_create(&rt, NULL), 0);
     CHECK_EQ(cr_rt_stop(rt), -EINVAL);
-    CHECK_EQ(cr_rt_start(rt, loops_until_cancelled, (void *)&ran), 0);
-    CHECK_EQ(cr_rt_start(rt, loops_until_cancelled, (void *)&ran), -EALREADY);
+    CHECK_EQ(cr_rt_start(rt, loops_until_cancelled, &ran), 0);
+    CHECK_EQ(cr_rt_start(rt, loops_until_cancelled, &ran), -EALREADY);
     while (!__atomic_load_n(&ran, __ATOMIC_RELAXED))
         usleep(1000);
     CHECK_EQ(cr_rt_stop(rt), 0);
