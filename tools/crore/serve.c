@@ -332,7 +332,7 @@ static void take_options(int argc, char **argv)
 int serve_main(int argc, char **argv)
 {
     take_options(argc, argv);
-    tool_raise_open_files();
+    tool_raise_open_files(0);
     sigset_t set = ending_signals();
     sigprocmask(SIG_BLOCK, &set, NULL); /* they come by signalfd */
     int r = cr_run(app, NULL, NULL);

@@ -90,7 +90,7 @@ int swarm_main(int argc, char **argv)
     FILE *json = !json_path ? NULL : strcmp(json_path, "-") == 0 ? stdout : fopen(json_path, "we");
     if (json_path && !json)
         tool_fail("--json %s: %s", json_path, strerror(errno));
-    tool_raise_open_files();
+    tool_raise_open_files(options.connections + 100);
     int r = swarm_run(&options, &result, live_line, NULL);
     if (r < 0)
         tool_fail("swarm: %s", strerror(-r));

@@ -19,8 +19,9 @@
 #include "tool.h"
 
 #define MAX_MESSAGE_BYTES 65536
-#define PER_SOURCE 20000 /* connections from one address, of the 28,000 ports that it has */
+#define PER_SOURCE 4000 /* connections from one address: the kernel looks for a free port ever longer as the 28,000 fill up */
 #define ANSWER_TIMEOUT_NS (30 * CR_SEC)
+#define FIRST_RUN_NS (20 * CR_US) /* a stack and its first page, for each coroutine before the first message is due */
 #define INTERVAL_NS (500 * CR_MS)
 
 static struct {
@@ -132,20 +133,29 @@ static void count_error(int64_t *errors, int r)
     errors[-r < SWARM_ERRNOS ? -r : 0]++;
 }
 
+static void drop(int64_t connection)
+{
+    if (!run.conns[connection])
+        return;
+    cr_close_reset(run.conns[connection]); /* else TIME-WAIT keeps the port for a minute */
+    run.conns[connection] = NULL;
+    run.open--;
+}
+
 static void connection_main(void *arg)
 {
     int64_t connection = (int64_t)(intptr_t)arg;
     struct cr_conn *conn = run.conns[connection];
     int r = talk(conn, connection);
     if (r == 0)
-        r = cr_sleep_until(run.end_ns); /* held until all end */
-    if (r < 0 && r != -ECANCELED) {
-        run.result->lost++;
-        count_error(run.result->io_errors, r);
+        r = cr_sleep_until(run.end_ns); /* held until all have ended: closing many takes time that is not the server's */
+    if (r < 0) {
+        drop(connection);
+        if (r != -ECANCELED) {
+            run.result->lost++;
+            count_error(run.result->io_errors, r);
+        }
     }
-    cr_close_reset(conn); /* else TIME-WAIT keeps the port for a minute */
-    run.conns[connection] = NULL;
-    run.open--;
     run.active--;
 }
 
@@ -229,6 +239,8 @@ static void watcher(void *unused)
     int64_t last_ns = cr_now();
     while (cr_sleep_until(last_ns + INTERVAL_NS) == 0) {
         int64_t now_ns = cr_now();
+        if (run.sending && now_ns > run.end_ns)
+            return; /* connections are being closed */
         take_sample((double)(now_ns - last_ns) / 1e9);
         last_ns = now_ns;
     }
@@ -266,7 +278,7 @@ static int spawn_connections(void)
 
 static void send_phase(void)
 {
-    run.start_ns = cr_now() + 50 * CR_MS;
+    run.start_ns = cr_now() + 50 * CR_MS + run.options->connections * FIRST_RUN_NS;
     run.end_ns = run.start_ns + run.options->duration_ns;
     run.period_ns = run.options->rate > 0 ? run.options->connections * CR_SEC / run.options->rate : 0;
     run.sending = true;
@@ -274,15 +286,14 @@ static void send_phase(void)
         run.result->lost++;
     while (run.active > 0 && cr_sleep(10 * CR_MS) == 0)
         ;
-    run.result->send_seconds = (double)(cr_now() - run.start_ns) / 1e9;
+    int64_t now_ns = cr_now();
+    run.result->send_seconds = (double)((now_ns < run.end_ns ? now_ns : run.end_ns) - run.start_ns) / 1e9;
 }
 
 static void close_all(void)
 {
-    for (int64_t i = 0; i < run.options->connections && run.active == 0; i++) {
-        if (run.conns[i])
-            cr_close_reset(run.conns[i]);
-    }
+    for (int64_t i = 0; i < run.options->connections && run.active == 0; i++)
+        drop(i);
 }
 
 static void app(void *unused)

@@ -63,15 +63,18 @@ int64_t tool_duration(const char *option, const char *text)
     return n;
 }
 
-int64_t tool_raise_open_files(void)
+int64_t tool_raise_open_files(int64_t wanted)
 {
-    struct rlimit limit;
+    struct rlimit limit, more;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return 1024;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-        getrlimit(RLIMIT_NOFILE, &limit);
-    return (int64_t)limit.rlim_cur;
+    more.rlim_cur = more.rlim_max = (rlim_t)wanted > limit.rlim_max ? (rlim_t)wanted : limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &more) < 0) {
+        more.rlim_cur = more.rlim_max = limit.rlim_max; /* raising the hard limit takes privilege */
+        if (setrlimit(RLIMIT_NOFILE, &more) < 0)
+            return (int64_t)limit.rlim_cur;
+    }
+    return more.rlim_cur > INT64_MAX ? INT64_MAX : (int64_t)more.rlim_cur;
 }
 
 void tool_pin(int64_t cpu)

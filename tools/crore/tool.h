@@ -19,8 +19,9 @@ int64_t tool_number(const char *option, const char *text, int64_t least, int64_t
 /* "500ms", "10s", "2m", a bare number is seconds; in nanoseconds, at most a day. */
 int64_t tool_duration(const char *option, const char *text);
 
-/* Raises the soft limit on open files to the hard one; returns it. */
-int64_t tool_raise_open_files(void);
+/* Raises the soft limit on open files to the hard one, and the hard one to `wanted` where that is more and may be done. Returns how many
+ * may be open. */
+int64_t tool_raise_open_files(int64_t wanted);
 
 /* Runs on that processor only. */
 void tool_pin(int64_t cpu);

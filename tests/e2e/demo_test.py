@@ -1,0 +1,69 @@
+"""`crore demo`, small."""
+import json
+import os
+import re
+import subprocess
+import tempfile
+
+import tap
+from tap import CRORE
+
+
+def demo(*args, files=None):
+    prefix = ["prlimit", f"--nofile={files}:{files}"] if files else []
+    return subprocess.run([*prefix, CRORE, "demo", *args], capture_output=True, text=True, timeout=100)
+
+
+def without_privilege():
+    """A prefix that keeps root from raising a hard limit."""
+    return ["setpriv", "--bounding-set", "-sys_resource"] if os.geteuid() == 0 else []
+
+
+def test_holds():
+    """200 connections are opened, held and verified; a live line, a summary, figures that fit together, and a report that carries them"""
+    with tempfile.TemporaryDirectory() as folder:
+        report = os.path.join(folder, "new", "report")
+        figures = os.path.join(folder, "figures.json")
+        result = demo("--connections", "200", "--duration", "2s", "--report", report, "--json", figures)
+        assert result.returncode == 0, result
+        assert re.search(r"s +200 connections, +\d+ bytes each +\d+ messages/s  p50 .* ms  p99", result.stdout), result.stdout
+        assert "messages wrong                    0" in result.stdout
+        with open(figures) as file:
+            text = file.read()
+        run = json.loads(text)["swarm"]
+        assert run["good"] and run["opened"] == 200 and run["received"] == run["sent"] == 400, run
+        assert 1000 < json.loads(text)["user_bytes_per_connection"] < 20000
+        with open(os.path.join(report, "index.html")) as file:
+            page = file.read()
+        assert text in page and "@FIGURES@" not in page
+        assert not re.search(r"(src|href)=", page), "the report needs another file"
+
+
+def test_held_back():
+    """a limit on open files is found, named, and what it allows is held"""
+    command = [*without_privilege(), "prlimit", "--nofile=150:150", CRORE, "demo", "--duration", "1s"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result
+    assert "held back: a process may open 150 files here, hard limit (ulimit -Hn): 50 connections, not 100000" in result.stdout
+    assert re.search(r"connections opened +50 +of 50", result.stdout), result.stdout
+
+
+def test_bad_usage():
+    """bad input: one clear line and status 2"""
+    for args, part in [(["--connections", "0"], "--connections"), (["--connections", "many"], "--connections"), (["x"], "'x' is not an option"),
+                       (["--duration", "1y"], "--duration"), (["--size", "100k"], "--size")]:
+        result = demo(*args)
+        assert result.returncode == 2 and part in result.stderr and len(result.stderr.splitlines()) == 1, (args, result)
+    result = demo("--connections", "1", "--duration", "100ms", "--report", "/proc/nowhere")
+    assert result.returncode == 2 and "--report /proc/nowhere" in result.stderr, result
+
+
+def test_no_room():
+    """with no room for a connection it says so"""
+    command = [*without_privilege(), "prlimit", "--nofile=90:90", CRORE, "demo"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 2 and "no room for even one connection: a process may open 90 files" in result.stderr, result
+
+
+if __name__ == "__main__":
+    tap.main(globals())

@@ -1,0 +1,11 @@
+/* The demo's report: one HTML file that carries its figures and draws them, without any other file or the network. */
+#ifndef CRORE_REPORT_H
+#define CRORE_REPORT_H
+
+#include <stddef.h>
+
+/* Writes DIR/index.html, making DIR where it is missing. json: an object, as the template's script expects it.
+ * 0 or -errno. */
+int report_write(const char *dir, const char *json);
+
+#endif
