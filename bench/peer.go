@@ -1,0 +1,181 @@
+// Peers in Go: goroutines beside coroutines, and its servers.
+//
+//	peer CASE MILLISECONDS   yield, spawn-one, spawn-batch, sleepers-N: as bench.h
+//	peer echo|http PORT      servers, on 127.0.0.1
+//
+// bench/run sets GOMAXPROCS=1: one worker, as ours.
+package main
+
+import (
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	goroutines = 1000
+	yields     = 200
+	spawns     = 20000
+	sleepShare = 5 * time.Microsecond
+)
+
+func batches(name string, span time.Duration, batch func(), operations float64) {
+	var took []float64
+	batch()
+	for end := time.Now().Add(span); len(took) == 0 || time.Now().Before(end); {
+		begin := time.Now()
+		batch()
+		took = append(took, float64(time.Since(begin).Nanoseconds()))
+	}
+	sort.Float64s(took)
+	fmt.Printf("%s %.4f\n", name, took[len(took)/2]/operations)
+}
+
+// Plain variables, as there is one worker, and its goroutines lose it only where they yield.
+var running int
+
+func waitForAll() {
+	for running > 0 {
+		runtime.Gosched()
+	}
+}
+
+func yieldAmongAll() {
+	running = goroutines
+	for i := 0; i < goroutines; i++ {
+		go func() {
+			for i := 0; i < yields; i++ {
+				runtime.Gosched()
+			}
+			running--
+		}()
+	}
+	waitForAll()
+}
+
+func spawnOneAtATime() {
+	for i := 0; i < spawns; i++ {
+		running = 1
+		go func() { running-- }()
+		waitForAll()
+	}
+}
+
+func spawnInBatches() {
+	for i := 0; i < spawns; i += goroutines {
+		running = goroutines
+		for k := 0; k < goroutines; k++ {
+			go func() { running-- }()
+		}
+		waitForAll()
+	}
+}
+
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// As in timers.c.
+func sleepers(name string, span time.Duration, count int) {
+	const look = 10 * time.Millisecond
+	var begin time.Time
+	var waiting, sleeps int
+	round := time.Duration(count) * sleepShare
+	for i := 0; i < count; i++ {
+		share := time.Duration(i) * sleepShare
+		go func() {
+			waiting++
+			for begin.IsZero() {
+				time.Sleep(round)
+			}
+			for at := begin.Add(share); ; at = at.Add(round) {
+				time.Sleep(time.Until(at))
+				sleeps++
+			}
+		}()
+	}
+	for waiting < count {
+		time.Sleep(look)
+	}
+	begin = time.Now()
+	measured := begin.Add(round)
+	rounds := 1 + (span-1)/round
+	time.Sleep(time.Until(measured))
+	cpu, before := cpuTime(), sleeps
+	time.Sleep(time.Until(measured.Add(rounds * round)))
+	cpu = cpuTime() - cpu
+	fmt.Printf("%s %.4f\n", name, float64(cpu.Nanoseconds())/float64(sleeps-before))
+}
+
+func serveEcho(port string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			defer conn.Close()
+			buffer := make([]byte, 64)
+			for {
+				n, err := conn.Read(buffer)
+				if err != nil {
+					return
+				}
+				if _, err := conn.Write(buffer[:n]); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+func serveHTTP(port string) {
+	hello := []byte("hello")
+	log.Fatal(http.ListenAndServe("127.0.0.1:"+port, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Write(hello)
+	})))
+}
+
+func main() {
+	if len(os.Args) != 3 {
+		log.Fatal("usage: peer CASE MILLISECONDS | peer echo|http PORT")
+	}
+	name := os.Args[1]
+	number, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		log.Fatal(err)
+	}
+	span := time.Duration(number) * time.Millisecond
+	switch {
+	case name == "yield":
+		batches(name, span, yieldAmongAll, goroutines*yields)
+	case name == "spawn-one":
+		batches(name, span, spawnOneAtATime, spawns)
+	case name == "spawn-batch":
+		batches(name, span, spawnInBatches, spawns)
+	case strings.HasPrefix(name, "sleepers-"):
+		count, _ := strconv.Atoi(strings.TrimPrefix(name, "sleepers-"))
+		sleepers(name, span, count)
+	case name == "echo":
+		serveEcho(os.Args[2])
+	case name == "http":
+		serveHTTP(os.Args[2])
+	default:
+		log.Fatal("unknown case ", name)
+	}
+}
