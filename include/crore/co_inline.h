@@ -10,7 +10,7 @@
 #ifndef CRORE_CO_INLINE_H
 #define CRORE_CO_INLINE_H
 
-#include <crore/attr.h>
+#include <crore/co.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -274,9 +274,9 @@ CR__ALWAYS void cr__fpu_arrive(const struct cr__fpu *mine, uint64_t theirs)
 
 #ifndef CR_NO_INLINE
 
-/* The library's own, for what is not common: a first run, an error. */
-CR_API int cr__co_resume_any(struct cr_co *co, void **value);
-CR_API int cr__co_yield_any(void **value);
+/* The library's own functions, for what is not common: a first run, an error. */
+CR_API int cr__co_resume_any(struct cr_co *co, void **value) __asm__("cr_co_resume");
+CR_API int cr__co_yield_any(void **value) __asm__("cr_co_yield");
 
 extern inline __attribute__((gnu_inline, always_inline)) int cr_co_resume(struct cr_co *co, void **value)
 {

@@ -127,16 +127,6 @@ int cr_co_yield(void **value)
     return 0;
 }
 
-int cr__co_resume_any(struct cr_co *co, void **value)
-{
-    return cr_co_resume(co, value);
-}
-
-int cr__co_yield_any(void **value)
-{
-    return cr_co_yield(value);
-}
-
 int cr_co_yield_to(struct cr_co *to, void **value)
 {
     struct cr__self *self = cr__self_get();
