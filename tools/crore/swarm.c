@@ -70,11 +70,9 @@ static void live_line(struct swarm_sample *s, void *unused)
             (long long)s->open, s->messages_per_second, (double)s->p50_ns / 1e3, (double)s->p99_ns / 1e3, isatty(2) ? "   " : "\n");
 }
 
-static void check_url(void)
+static _Noreturn void fail_url(void)
 {
-    bool known = strncmp(options.url, "tcp://", 6) == 0 || strncmp(options.url, "unix:", 5) == 0;
-    if (!known)
-        tool_fail("swarm: '%s' is not a URL such as tcp://127.0.0.1:7000 or unix:/run/echo.sock", options.url);
+    tool_fail("swarm: '%s' is not a URL such as tcp://127.0.0.1:7000 or unix:/run/echo.sock", options.url);
 }
 
 int swarm_main(int argc, char **argv)
@@ -86,12 +84,15 @@ int swarm_main(int argc, char **argv)
     if (optind + 1 != argc)
         tool_fail("swarm: name one URL");
     options.url = argv[optind];
-    check_url();
+    if (strncmp(options.url, "tcp://", 6) != 0 && strncmp(options.url, "unix:", 5) != 0)
+        fail_url(); /* datagrams may be lost */
     FILE *json = !json_path ? NULL : strcmp(json_path, "-") == 0 ? stdout : fopen(json_path, "we");
     if (json_path && !json)
         tool_fail("--json %s: %s", json_path, strerror(errno));
     tool_raise_open_files(options.connections + 100);
     int r = swarm_run(&options, &result, live_line, NULL);
+    if (r == -EINVAL || r == -EPROTONOSUPPORT)
+        fail_url();
     if (r < 0)
         tool_fail("swarm: %s", strerror(-r));
     if (!quiet && isatty(2))

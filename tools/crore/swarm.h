@@ -42,7 +42,8 @@ struct swarm_result {
     int sample_count;
 };
 
-/* Runs it; tick gets each sample as it is taken, and may change it. 0 or -errno (nothing could be begun). */
+/* Runs it; tick gets each sample as it is taken, and may change it. 0; -EINVAL or -EPROTONOSUPPORT
+ * (the URL), or another -errno (nothing could be begun). */
 int swarm_run(const struct swarm_options *options, struct swarm_result *result,
               void (*tick)(struct swarm_sample *sample, void *arg), void *arg);
 

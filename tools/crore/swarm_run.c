@@ -31,8 +31,9 @@ static struct {
     void *arg;
     struct cr_conn **conns;       /* NULL where none could be opened */
     int64_t next_to_dial, open, active;
-    int64_t begin_ns, start_ns, end_ns, period_ns;
+    int64_t begin_ns, start_ns, end_ns, period_ns, last_answer_ns;
     bool sending, giving_up;
+    int bad_url;                  /* -errno */
     struct histogram interval;
     struct cr_conn *signals;
 } run;
@@ -105,7 +106,8 @@ static int exchange(struct cr_conn *conn, int64_t connection, int64_t message, i
     r = receive_message(conn, connection, message, deadline_ns);
     if (r < 0)
         return r;
-    int64_t latency_ns = cr_now() - due_ns;
+    run.last_answer_ns = cr_now();
+    int64_t latency_ns = run.last_answer_ns - due_ns;
     run.result->received++;
     run.result->wrong += r;
     run.result->late += run.period_ns > 0 && latency_ns > run.period_ns;
@@ -114,18 +116,32 @@ static int exchange(struct cr_conn *conn, int64_t connection, int64_t message, i
     return 0;
 }
 
+/* Waits, with nothing on the way, until a point in time. 0; -ECONNRESET if the peer ends the connection meanwhile, -EPROTO if it sends
+ * something unasked; -errno. */
+static int idle_until(struct cr_conn *conn, int64_t deadline_ns)
+{
+    struct cr_lent lent;
+    ssize_t n = cr_recv_lend_until(conn, &lent, deadline_ns);
+    if (n > 0) {
+        run.result->wrong++;
+        return -EPROTO;
+    }
+    return n == -ETIMEDOUT ? 0 : n == 0 ? -ECONNRESET : (int)n;
+}
+
 static int talk(struct cr_conn *conn, int64_t connection)
 {
-    for (int64_t message = 0;; message++) {
+    int r = idle_until(conn, run.start_ns);
+    for (int64_t message = 0; r == 0; message++) {
         int64_t due_ns = run.period_ns > 0 ? due_time(connection, message) : cr_now();
         if (due_ns >= run.end_ns)
             return 0;
-        int r = run.period_ns > 0 ? cr_sleep_until(due_ns) : 0;
+        if (run.period_ns > 0)
+            r = idle_until(conn, due_ns);
         if (r == 0)
             r = exchange(conn, connection, message, due_ns);
-        if (r < 0)
-            return r;
     }
+    return r;
 }
 
 static void count_error(int64_t *errors, int r)
@@ -148,7 +164,7 @@ static void connection_main(void *arg)
     struct cr_conn *conn = run.conns[connection];
     int r = talk(conn, connection);
     if (r == 0)
-        r = cr_sleep_until(run.end_ns); /* held until all have ended: closing many takes time that is not the server's */
+        r = idle_until(conn, run.end_ns); /* held until all have ended: closing many takes time that is not the server's */
     if (r < 0) {
         drop(connection);
         if (r != -ECANCELED) {
@@ -190,6 +206,11 @@ static void dialer(void *unused)
         run.conns[connection] = NULL;
         if (r == -ECANCELED)
             return;
+        if (r == -EINVAL || r == -EPROTONOSUPPORT) {
+            run.giving_up = true;
+            run.bad_url = r;
+            return;
+        }
         count_error(run.result->dial_errors, r);
         /* what will not get better by trying again, or never has worked */
         run.giving_up = r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -EADDRNOTAVAIL || run.result->opened == 0;
@@ -286,8 +307,8 @@ static void send_phase(void)
         run.result->lost++;
     while (run.active > 0 && cr_sleep(10 * CR_MS) == 0)
         ;
-    int64_t now_ns = cr_now();
-    run.result->send_seconds = (double)((now_ns < run.end_ns ? now_ns : run.end_ns) - run.start_ns) / 1e9;
+    int64_t now_ns = cr_now(), stop_ns = now_ns < run.end_ns ? now_ns : run.end_ns > run.last_answer_ns ? run.end_ns : run.last_answer_ns;
+    run.result->send_seconds = (double)(stop_ns - run.start_ns) / 1e9;
 }
 
 static void close_all(void)
@@ -338,7 +359,7 @@ int swarm_run(const struct swarm_options *options, struct swarm_result *result,
         return -ENOMEM;
     int r = cr_run(app, NULL, NULL);
     free(run.conns);
-    return r;
+    return r < 0 ? r : run.bad_url;
 }
 
 bool swarm_good(const struct swarm_options *o, const struct swarm_result *r)
