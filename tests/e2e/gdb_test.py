@@ -9,6 +9,8 @@ import tempfile
 from tap import MORE, Skip, main
 
 TARGET, SCRIPT = (os.path.abspath(path) for path in MORE)
+with open(TARGET, "rb") as file:
+    IMAGE = file.read()
 PARKED = ["sleeps_inner", "sleeps_outer", "sleeper_main", "run_record", "cr__arch_entry"]
 RUNNING = ["stop_here", "runs_inner", "runner_main", "run_record", "cr__arch_entry"]
 
@@ -17,6 +19,10 @@ def gdb(*commands, program=(TARGET,)):
     """What each command says: [text, ...]"""
     if not shutil.which("gdb"):
         raise Skip("no gdb")
+    if b".debug_info" not in IMAGE:
+        raise Skip("built without debug information")
+    if b"__asan_init" in IMAGE or b"__tsan_init" in IMAGE:
+        raise Skip("built with sanitizers")
     args = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set startup-with-shell off", "-ex", f"source {SCRIPT}"]
     for number, command in enumerate(commands):
         args += ["-ex", f"echo \\n<<{number}>>\\n", "-ex", command]
@@ -124,11 +130,9 @@ def test_all():
 
 def test_nothing_changes():
     """after it registers, frame and gdb's own backtrace are as before"""
-    before, _, _, after, _ = stopped("info registers", "frame 1", "crore bt all", "info registers", "bt")
-    # in frame 1 the caller's pc and sp are shown: compare what a frame does not change
-    same = [[line for line in text.splitlines() if line.split()[:1] and line.split()[0] in ("rbx", "rbp", "r12", "r13", "r14", "r15", "x19", "x29", "fs_base")]
-            for text in (before, after)]
-    assert same[0] == same[1] and same[0], (before, after)
+    before, _, after, bt = stopped("info registers", "crore bt all", "info registers", "bt")
+    assert before == after and "sp " in before, (before, after)
+    ends_with(bt, RUNNING)
     frame, _, frame_after, bt = stopped("frame 1", "crore bt 2", "frame", "bt")
     assert frame == frame_after and "runs_inner" in frame, (frame, frame_after)
     ends_with(bt, RUNNING)
