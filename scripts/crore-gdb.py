@@ -302,7 +302,7 @@ class Coroutine:
             return ["(no stack)"]
         sp = int(self.co["sp"])
         try:
-            if symbol(word(sp)) == "cr__arch_entry":
+            if symbol(word(sp)).replace(".", "__") == "cr__arch_entry": # gdb may take it for Ada
                 return ["(not started)"]
             return parked_lines(sp, options)
         except gdb.MemoryError as error: # a core file without it

@@ -6,7 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __clang__
+#define DEEP __attribute__((noinline))
+#else
 #define DEEP __attribute__((noinline, noclone))
+#endif
 
 #define MUST(call)                                                                                                     \
     do {                                                                                                               \

@@ -52,7 +52,7 @@ def functions(backtrace):
     frames = re.findall(r"^ *#(\d+) +(?:0x[0-9a-f]+ in )?(\S+) \(", backtrace, re.M)
     numbers = [int(number) for number, _ in frames]
     assert numbers == sorted(numbers) or numbers.count(0) > 1, backtrace
-    return [name for _, name in frames]
+    return [name.replace(".", "__") for _, name in frames] # gdb takes assembly of clang's for Ada
 
 
 def ends_with(backtrace, names):
