@@ -26,6 +26,7 @@ bench: setup-bench
 install: setup-build all
 	meson configure $(BUILD) -Dprefix=$(PREFIX)
 	DESTDIR=$(DESTDIR) meson install -C $(BUILD)
+	[ -n "$(DESTDIR)" ] || [ "$$(id -u)" -ne 0 ] || ldconfig
 
 clean:
 	rm -rf $(BUILD) build-bench
@@ -37,4 +38,4 @@ setup-build setup-test setup-bench: setup-%:
 	@scripts/setup $*
 
 $(BUILD)/build.ninja: | setup-build
-	meson setup $(BUILD) --prefix=$(PREFIX)
+	meson setup $(BUILD) --prefix=$(PREFIX) --libdir=lib

@@ -1,6 +1,7 @@
 /* An echo server: each connection is served by a coroutine that reads and writes as if it blocked.
  *     echo [URL]        default tcp://127.0.0.1:7000; try it with: nc 127.0.0.1 7000 */
 #include <crore/crore.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,9 +26,14 @@ static void app(void *arg)
         fprintf(stderr, "%s: %s\n", url, strerror(-r));
         return;
     }
-    struct cr_conn *conn;
-    while (cr_accept(l, &conn) == 0) {
-        if (cr_go(session, conn) < 0)
+    for (;;) {
+        struct cr_conn *conn;
+        r = cr_accept(l, &conn);
+        if (r == -ECANCELED)
+            break;
+        if (r < 0)
+            cr_sleep(10 * CR_MS); /* out of files or memory: those who wait stay in the backlog */
+        else if (cr_go(session, conn) < 0)
             cr_close(conn);
     }
     cr_listener_close(l);

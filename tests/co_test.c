@@ -201,6 +201,38 @@ static void *rounds_up(void *unused)
     return unused;
 }
 
+/* Sums whose parts stay in registers across the switch, x87's among them. */
+static void *sums(void *value)
+{
+    double x = (double)(intptr_t)value, plain = x;
+    long double extended = (long double)x + 0x1p-50L;
+    for (int i = 0; i < 100; i++) {
+        if (cr_co_yield(NULL) < 0)
+            return NULL;
+        plain += x;
+        extended += (long double)x;
+    }
+    return (void *)(intptr_t)(plain == 101 * x && extended - 101 * (long double)x == 0x1p-50L);
+}
+
+TEST(floating_point_values_survive_a_switch)
+{
+    struct cr_co *a = make(sums, NULL), *b = make(sums, &(struct cr_attr){.flags = CR_FPU_SHARED});
+    long double here = 0.1L;
+    for (int i = 0; i <= 100; i++) {
+        void *value_a = (void *)(intptr_t)3, *value_b = (void *)(intptr_t)5;
+        int r = cr_co_resume(a, &value_a);
+        here += 0.1L;
+        CHECK_EQ(cr_co_resume(b, &value_b), r);
+        here -= 0.1L;
+        CHECK_EQ(r, i == 100);
+        CHECK(r == 0 || (value_a && value_b));
+    }
+    CHECK(here > 0.09L && here < 0.11L);
+    cr_co_destroy(a);
+    cr_co_destroy(b);
+}
+
 TEST(each_coroutine_keeps_its_rounding_mode)
 {
     struct cr_co *a = make(rounds_up, NULL), *b = make(rounds_up, NULL);

@@ -1,6 +1,7 @@
 /* Connections over kernel sockets, pipes and files, by behaviour. */
 #include <crore/crore.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -288,7 +289,7 @@ TEST_CO(lent_buffers_may_be_kept_and_close_gives_them_back)
     struct cr_conn *client, *server;
     struct cr_lent kept[4], none = {0};
     struct cr_mem_stats before, after;
-    cr_mem_stats(&before);
+    cr_mem_stats_get(&before);
     for (int round = 0; round < 100; round++) {
         connect_pair("tcp://127.0.0.1:0", &client, &server);
         for (int i = 0; i < 4; i++) {
@@ -305,7 +306,7 @@ TEST_CO(lent_buffers_may_be_kept_and_close_gives_them_back)
         CHECK(kept[1].bytes == NULL);
         cr_close(server);
     }
-    cr_mem_stats(&after);
+    cr_mem_stats_get(&after);
     CHECK(after.buffers_bytes - before.buffers_bytes < (1 << 20));
 }
 
@@ -551,6 +552,36 @@ static int count_fds(void)
     for (int fd = 0; fd < 1000; fd++)
         n += fcntl(fd, F_GETFD) >= 0;
     return n;
+}
+
+static struct cr_conn *elsewhere;
+
+static void *uses_it_outside(void *unused)
+{
+    char byte;
+    CHECK_EQ(cr_read(elsewhere, &byte, 1), -EPERM);
+    CHECK_EQ(cr_write(elsewhere, &byte, 1), -EPERM);
+    CHECK_EQ(cr_wait_readable(elsewhere), -EPERM);
+    CHECK_EQ(cr_dial(&elsewhere, "tcp://127.0.0.1:1", NULL), -EPERM);
+    CHECK_EQ(cr_yield(), -EPERM);
+    CHECK_EQ(cr_sleep(1), -EPERM);
+    cr_close(elsewhere); /* does nothing */
+    return unused;
+}
+
+TEST_CO(outside_a_coroutine_calls_are_refused)
+{
+    pthread_t thread;
+    int ends[2];
+    CHECK_EQ(pipe(ends), 0);
+    CHECK_EQ(cr_conn_from_fd(&elsewhere, ends[0]), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, uses_it_outside, NULL), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(write(ends[1], "x", 1), 1);
+    char byte;
+    CHECK_EQ(cr_read(elsewhere, &byte, 1), 1);
+    cr_close(elsewhere);
+    close(ends[1]);
 }
 
 TEST(what_was_left_open_is_closed_with_the_runtime)

@@ -231,12 +231,12 @@ TEST_CO(a_spawn_that_the_pool_can_serve_makes_no_kernel_call)
     long counter = 0;
     struct cr_mem_stats before, after;
     for (int round = 0; round < 3; round++) {
-        cr_mem_stats(&before);
+        cr_mem_stats_get(&before);
         for (int i = 0; i < 1000; i++) {
             CHECK_EQ(cr_go(counts, &counter), 0);
             cr_yield();
         }
-        cr_mem_stats(&after);
+        cr_mem_stats_get(&after);
     }
     CHECK_EQ(counter, 3000);
     CHECK_EQ(after.kernel_calls, before.kernel_calls);
@@ -338,6 +338,10 @@ TEST_CO(a_scheduled_coroutine_is_not_resumed_by_hand)
     CHECK_EQ(cr_co_resume(co, NULL), -EPERM);
     CHECK_EQ(cr_co_destroy(co), -EPERM);
     CHECK_EQ(cr_co_yield(NULL), -EPERM);
+    while (cr_co_status(co) != CR_CO_ENDED)
+        CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_co_resume(co, NULL), -EPERM);
+    CHECK_EQ(cr_co_destroy(co), -EPERM);
     CHECK_EQ(cr_join(co), 0);
 }
 
@@ -385,6 +389,8 @@ TEST(a_program_with_its_own_loop_starts_and_stops_a_runtime)
     while (!__atomic_load_n(&ran, __ATOMIC_RELAXED))
         usleep(1000);
     CHECK_EQ(cr_rt_stop(rt), 0);
+    CHECK_EQ(cr_rt_stop(rt), -EINVAL);
+    CHECK_EQ(cr_rt_start(rt, loops_until_cancelled, &ran), -EALREADY); /* one start per runtime */
     cr_rt_destroy(rt);
     CHECK_EQ(cr_rt_create(&rt, NULL), 0);
     CHECK_EQ(cr_rt_start(rt, check_order, NULL), 0);

@@ -5,6 +5,9 @@
  * on. Whoever arrives there finds two values in registers: the one that travels, and the "note" (see below).
  * Everything else the compiler is told to consider lost; docs/switch.md says why that is enough, ISA by ISA.
  *
+ * Which vector registers are lost is decided by what the file is compiled for. In a file with functions for more than that
+ * (__attribute__((target("avx512f")))) which hold such registers across a switch, define CR_NO_INLINE.
+ *
  * Inlining is left out where sanitizers must be told of each switch, and where CR_NO_INLINE is defined; the
  * functions of the same names in the library then do the work. */
 #ifndef CRORE_CO_INLINE_H
@@ -84,7 +87,10 @@ CR__ALWAYS void *cr__switch(void **save, void *to, void *value, uint64_t *note)
                        "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
 #ifdef __AVX512F__
                        , "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25",
-                       "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7"
+                       "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"
+#endif
+#ifndef _SOFT_FLOAT
+                       , "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)"
 #endif
 #ifdef __MMX__
                        , "mm0", "mm1", "mm2", "mm3", "mm4", "mm5", "mm6", "mm7"

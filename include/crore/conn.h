@@ -154,7 +154,7 @@ CR_API CR_CHECKED int cr_resolve_until(const char *host, uint16_t port, struct c
 
 /* Any fd of the caller's: pipe, terminal, signalfd, eventfd, socket of whatever kind. Set non-blocking where the kernel can
  * poll it; otherwise (regular files) its calls block the worker for as long as the device takes.
- * Takes the fd over: cr_close closes it. Returns 0, -EBADF, -ENOMEM, -EPERM; on an error the fd stays the caller's. */
+ * Takes the fd over: cr_close closes it. Returns 0, -EBADF, -EEXIST (already taken over), -ENOMEM, -EPERM; on an error the fd stays the caller's. */
 CR_API CR_CHECKED int cr_conn_from_fd(struct cr_conn **out, int fd);
 
 /* The fd behind it: still conn's; for setsockopt and the like. -EOPNOTSUPP if there is none. Does not suspend. */

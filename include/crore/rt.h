@@ -115,7 +115,7 @@ struct cr_mem_stats {
     uint64_t other_bytes;   /* workers, tables */
     uint64_t kernel_calls;  /* mmap, munmap and madvise made so far */
 };
-CR_API void cr_mem_stats(struct cr_mem_stats *out);
+CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
 
 #ifdef __cplusplus
 }

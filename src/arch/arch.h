@@ -30,23 +30,4 @@ static inline void *cr__arch_prepare(char *top, void (*fn)(void *arg, void *valu
     return words;
 }
 
-/* What a suspended context would have in its registers, for unwinders and debuggers. red_zone_bytes: what was skipped when it
- * suspended: CR__RED_ZONE of the code that did it (x86-64). */
-struct cr__arch_registers {
-    void *pc, *sp, *frame;
-};
-
-static inline struct cr__arch_registers cr__arch_registers(void *sp, size_t red_zone_bytes)
-{
-    void **words = (void **)sp;
-    if (words[0] == (void *)cr__arch_entry)
-        return (struct cr__arch_registers){words[0], sp, NULL};
-#if defined(__x86_64__)
-    return (struct cr__arch_registers){words[0], (char *)sp + 24 + red_zone_bytes, words[2]};
-#else
-    (void)red_zone_bytes;
-    return (struct cr__arch_registers){words[0], (char *)sp + 32, words[1]};
-#endif
-}
-
 #endif

@@ -78,10 +78,10 @@ static int check_target(const struct cr_co *co)
         return 0;
     case CR__CO_RUNNING:
         return -EBUSY;
-    case CR__CO_SCHEDULED:
-        return -EPERM;
-    default:
+    case CR__CO_ENDED:
         return -EINVAL;
+    default: /* the runtime's */
+        return -EPERM;
     }
 }
 
@@ -179,7 +179,7 @@ int cr_co_destroy(struct cr_co *co)
         return 0;
     if (cr__co_state(co) == CR__CO_RUNNING)
         return -EBUSY;
-    if (cr__co_state(co) == CR__CO_SCHEDULED)
+    if (cr__co_state(co) > CR__CO_ENDED) /* the runtime's */
         return -EPERM;
     struct bare *bare = CR__CONTAINER(co, struct bare, co);
     cr__co_cold_free(co);

@@ -27,6 +27,7 @@ enum cr__co_state {
     CR__CO_SCHEDULED = 4, /* the runtime's: its own states are in sched.h */
     CR__CO_FREE = 5,      /* in a slab */
     CR__CO_ROOT = 6,      /* a thread's own stack */
+    CR__CO_DONE = 7,      /* the runtime's, ended; somebody holds its handle */
 };
 
 struct cr__co_cold; /* name and local storage, made on demand */

@@ -69,7 +69,7 @@ int cr_accept(struct cr_listener *l, struct cr_conn **out)
 
 void cr_listener_close(struct cr_listener *l)
 {
-    if (l)
+    if (l && cr__worker_here())
         l->ops->close(l);
 }
 
@@ -225,13 +225,13 @@ int cr_close_write(struct cr_conn *conn)
 
 void cr_close(struct cr_conn *conn)
 {
-    if (conn)
+    if (conn && cr__worker_here())
         conn->ops->close(conn, CR__CLOSE);
 }
 
 void cr_close_reset(struct cr_conn *conn)
 {
-    if (conn)
+    if (conn && cr__worker_here())
         conn->ops->close(conn, CR__CLOSE_RESET);
 }
 

@@ -58,6 +58,8 @@ void cr__mem_unmap(void *addr, size_t size_bytes, enum cr__mem_kind kind)
 {
     count_call();
     int r = cr__os_unmap(addr, size_bytes);
+    if (r == -ENOMEM) /* it would split a mapping, and there are too many: the memory goes back, the addresses do not */
+        r = cr__os_advise(addr, size_bytes, MADV_DONTNEED);
     CR__ASSERT(r == 0);
     uncount(kind, size_bytes);
 }

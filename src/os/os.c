@@ -44,11 +44,11 @@ int cr__os_set_nonblocking(int fd)
 
 int cr__os_epoll_wait(int epoll, struct epoll_event *events, int count, int64_t timeout_ns)
 {
-    static _Atomic bool no_pwait2; /* kernels before 5.11; any thread may find out, all write the same */
+    static _Atomic bool no_pwait2; /* kernels before 5.11, and sandboxes; any thread may find out, all write the same */
     if (timeout_ns != 0 && !atomic_load_explicit(&no_pwait2, memory_order_relaxed)) {
         struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
         long n = cr__syscall6(SYS_epoll_pwait2, epoll, (long)events, count, timeout_ns < 0 ? 0 : (long)&timeout, 0, 0);
-        if (n != -ENOSYS)
+        if (n != -ENOSYS && n != -EPERM)
             return (int)n;
         atomic_store_explicit(&no_pwait2, true, memory_order_relaxed);
     }

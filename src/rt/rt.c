@@ -1,7 +1,7 @@
 /* cr_run, and the runtime in three steps for programs with a main loop of their own.
  *
- * A started runtime has one thread, the worker's. From outside come two wishes only, both by an eventfd that the worker watches: to
- * cancel everything, and nothing else yet. The thread's result is read after it has been joined. */
+ * A started runtime has one thread, the worker's. From outside comes one wish, to cancel everything, by an eventfd that the worker
+ * watches. The thread's result is read after it has been joined. */
 #include "rt/rt.h"
 
 #include <pthread.h>
@@ -18,7 +18,7 @@ struct cr_rt {
     void (*fn)(void *arg);
     void *arg;
     int result;
-    bool started;
+    bool started, running;
     pthread_t thread;
     int stop_fd;                   /* -1: none */
     struct cr__poll_watch stop_watch;
@@ -127,25 +127,25 @@ int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
     rt->fn = fn;
     rt->arg = arg;
     int r = pthread_create(&rt->thread, NULL, thread_main, rt);
-    rt->started = r == 0;
+    rt->started = rt->running = r == 0;
     return -r;
 }
 
 int cr_rt_wait(struct cr_rt *rt)
 {
-    if (!rt->started)
+    if (!rt->running)
         return -EINVAL;
     struct cr__worker *here = cr__worker_here();
     if (here && here == rt->worker)
         return -EPERM;
     pthread_join(rt->thread, NULL);
-    rt->started = false;
+    rt->running = false;
     return rt->result;
 }
 
 int cr_rt_stop(struct cr_rt *rt)
 {
-    if (!rt->started)
+    if (!rt->running)
         return -EINVAL;
     uint64_t one = 1;
     cr__os_write(rt->stop_fd, &one, sizeof(one));
@@ -156,7 +156,7 @@ void cr_rt_destroy(struct cr_rt *rt)
 {
     if (!rt)
         return;
-    CR__ASSERT(!rt->started);
+    CR__ASSERT(!rt->running);
     cr__os_close(rt->stop_fd);
     cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
 }

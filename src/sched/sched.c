@@ -116,7 +116,7 @@ static void end_running(struct cr__worker *w, struct cr__record *me)
     struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
     cr__san_bury(&me->co);
     if (me->co.sched_flags & CR__HANDLE) {
-        cr__co_state_set(&me->co, CR__CO_ENDED);
+        cr__co_state_set(&me->co, CR__CO_DONE);
         if (me->joiner)
             cr__wake(w, me->joiner, CR__WOKEN);
     } else {
@@ -190,7 +190,7 @@ int cr_go(void (*fn)(void *), void *arg)
 
 static bool ended(const struct cr__record *record)
 {
-    return cr__co_state(&record->co) == CR__CO_ENDED;
+    return cr__co_state(&record->co) == CR__CO_DONE;
 }
 
 int cr_join_until(struct cr_co *co, int64_t deadline_ns)
@@ -480,7 +480,7 @@ int cr_stats_get(struct cr_stats *out)
     return 0;
 }
 
-void cr_mem_stats(struct cr_mem_stats *out)
+void cr_mem_stats_get(struct cr_mem_stats *out)
 {
     *out = (struct cr_mem_stats){
         .records_bytes = cr__mem_bytes(CR__MEM_RECORDS),

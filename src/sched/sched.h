@@ -47,13 +47,12 @@ enum cr__wait_kind {
 enum cr__sched_flag {
     CR__HANDLE = 1u << 0,    /* somebody holds a handle */
     CR__CANCEL = 1u << 1,    /* cancelled: each wait fails */
-    CR__JOINED = 1u << 2,    /* a joiner waits */
 };
 
 /* A scheduled coroutine: 128 bytes, of which the second half is what others touch while it is parked. */
 struct cr__record {
     struct cr_co co;
-    struct cr__list node;        /* while it waits: in what it waits for */
+    struct cr__list node;        /* for a queue of waiters, while it is in one: never on the stack */
     struct cr__timer timer;
     void *wait_object;           /* what it waits for; cleared by who takes that away */
     struct cr__record *joiner;   /* who waits for its end */

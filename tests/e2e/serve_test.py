@@ -174,6 +174,7 @@ def test_folders():
         assert get(server, "/sub/")[2] == b"<h1>index</h1>"
         status, headers, _ = get(server, "/sub")
         assert status == 301 and headers["location"] == "/sub/"
+        assert get(server, "/sub?a=b&c")[1]["location"] == "/sub/?a=b&c"
         status, headers, body = get(server, "/list/")
         assert status == 200 and b"one.txt" in body and b"<b>" not in body and b"%3Cb%3E.txt" in body
         assert get(server, "/")[0] == 200
@@ -196,6 +197,8 @@ def test_malformed():
     """malformed requests get 400, and the connection closes"""
     bad = [b"nonsense\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nHost x\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+           b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+           b"GET / HTTP/1.1\r\nHost: x\r\nA b: c\r\n\r\n",
            b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", b"GET / FTP/1.1\r\nHost: x\r\n\r\n"]
     with Server(ROOT) as server:
         for request in bad:
@@ -214,16 +217,19 @@ def test_smuggling():
     tail = b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n"
     for lines in [b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Content-Length: 5\r\nContent-Length: 5\r\n",
                   b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-                  b"Content-Length: -1\r\n", b"Content-Length: 1x\r\n", b"Transfer-Encoding: xchunked\r\n",
+                  b"Content-Length : 5\r\n", b"Transfer-Encoding : chunked\r\n", b"Content-Length: -1\r\n", b"Content-Length: 1x\r\n", b"Transfer-Encoding: xchunked\r\n",
                   b"Transfer-Encoding: chunked, identity\r\n"]:
         with Server(ROOT) as server, server.connect() as sock:
             sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n0\r\n\r\n" + tail)
             assert read_response(sock)[0] == 400, lines
             assert b"hello" not in read_response.rest and closes(sock), lines
+    with Server(ROOT) as server, server.connect() as sock:
+        sock.sendall(b"GET /hello.txt HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + tail)
+        assert read_response(sock)[0] == 400 and b"hello" not in read_response.rest and closes(sock)
 
 
 def test_bodies():
-    """a body that comes with GET is read and dropped; one too large gets 413"""
+    """a body that comes with GET is read and dropped, after 100 Continue if asked for; one too large gets 413"""
     with Server("--max-body-bytes", "1000", ROOT) as server, server.connect() as sock:
         sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345GET /empty HTTP/1.1\r\nHost: x\r\n\r\n")
         assert read_response(sock)[2] == b"hello, world\n"
@@ -234,6 +240,10 @@ def test_bodies():
         data = b""
         while data.count(b"200 OK") < 1 or not data.endswith(b"hello, world\n"):
             data += sock.recv(65536)
+        sock.sendall(b"GET /empty HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b"ab")
+        assert read_response(sock)[0] == 200
         sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n")
         assert read_response(sock)[0] == 413
 

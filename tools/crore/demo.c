@@ -286,7 +286,7 @@ static void take_options(int argc, char **argv)
             break;
         case OPT_DURATION: options.duration_ns = tool_duration("--duration", optarg); break;
         case OPT_RATE: options.rate = tool_number("--rate", optarg, 0, 1000000000); break;
-        case OPT_SIZE: options.size_bytes = tool_number("--size", optarg, 1, 65536); break;
+        case OPT_SIZE: options.size_bytes = tool_size("--size", optarg, 1, 65536); break;
         case OPT_REPORT: options.report = optarg; break;
         case OPT_JSON: options.json = optarg; break;
         case OPT_HELP: help(); exit(0);

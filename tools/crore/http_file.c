@@ -1,12 +1,13 @@
 /* Files and folders over HTTP: from a request's target to a path, conditions, ranges, sendfile, listings.
  *
  * A path is resolved by the kernel below DIR (openat2 with RESOLVE_BENEATH): neither "..", nor a symlink, nor a race between a
- * check and its use leads out. Where the kernel lacks openat2 (before 5.6), a target with a ".." part is not found, and symlinks are refused. */
+ * check and its use leads out. Where the kernel lacks openat2 (before 5.6), the path is walked part by part, and every symlink is refused. */
 #include "serve.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +76,32 @@ static bool climbs(const char *path)
     return false;
 }
 
+/* Without openat2: opens part after part, no symlink among them. An fd, or -1 and errno. */
+static int open_part_by_part(const char *path, int flags)
+{
+    int dir = openat(serve_options.dir_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    while (dir >= 0) {
+        char part[NAME_MAX + 1];
+        size_t length = strcspn(path, "/"), behind = length + strspn(path + length, "/");
+        bool last = path[behind] == '\0';
+        int fd = -1;
+        errno = ENOENT;
+        if (length <= NAME_MAX) {
+            memcpy(part, path, length);
+            part[length] = '\0';
+            fd = openat(dir, part, (last ? flags : O_PATH | O_DIRECTORY | O_CLOEXEC) | (last && behind > length ? O_DIRECTORY : 0) | O_NOFOLLOW);
+        }
+        int error = errno;
+        close(dir);
+        errno = error;
+        if (last)
+            return fd;
+        dir = fd;
+        path += behind;
+    }
+    return -1;
+}
+
 /* Opens below DIR; an fd or -errno. */
 static int open_below(const char *path)
 {
@@ -83,8 +110,8 @@ static int open_below(const char *path)
     if (climbs(path))
         return -ENOENT;
     long fd = syscall(SYS_openat2, serve_options.dir_fd, path, &how, sizeof(how));
-    if (fd < 0 && errno == ENOSYS)
-        fd = openat(serve_options.dir_fd, path, (int)how.flags | (serve_options.follow_symlinks ? 0 : O_NOFOLLOW));
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM)) /* EPERM: a sandbox that does not know it */
+        fd = serve_options.follow_symlinks ? openat(serve_options.dir_fd, path, (int)how.flags) : open_part_by_part(path, (int)how.flags);
     return fd < 0 ? -errno : (int)fd;
 }
 
@@ -377,7 +404,11 @@ static struct http_result redirect(struct session *s, const struct http_request 
         part += length;
         part += strspn(part, "/");
     }
-    append(&line, "/\r\n", 4); /* its NUL, too */
+    append(&line, "/", 1);
+    const char *query = memchr(request->target.bytes, '?', request->target.size_bytes);
+    if (query)
+        append(&line, query, (size_t)(request->target.bytes + request->target.size_bytes - query));
+    append(&line, "\r\n", 3); /* its NUL, too */
     struct http_result result = line.failed || line.size > 400 ? http_error(s, request, 404, "") : http_error(s, request, 301, line.bytes);
     free(line.bytes);
     return result;

@@ -73,7 +73,7 @@ void http_log(struct session *s, const struct http_request *request, const struc
     at += quote(at, 32, &request->method);
     *at++ = ' ';
     at += quote(at, 2100, &request->target);
-    at += snprintf(at, (size_t)(end - at), " HTTP/1.%u\" %d %lld \"", request->version_minor, result->status, (long long)result->body_bytes);
+    at += snprintf(at, (size_t)(end - at), " HTTP/%u.%u\" %d %lld \"", request->version_major, request->version_minor, result->status, (long long)result->body_bytes);
     at += quote(at, 2100, &request->referer);
     at += snprintf(at, (size_t)(end - at), "\" \"");
     at += quote(at, 2100, &request->user_agent);

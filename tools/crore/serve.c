@@ -294,8 +294,8 @@ static void take_option(int option)
     case OPT_LOG: o->access_log = optarg; break;
     case OPT_FOLLOW: o->follow_symlinks = true; break;
     case OPT_CONNECTIONS: o->max_connections = tool_number("--max-connections", optarg, 1, 100000000); break;
-    case OPT_HEADER: o->max_header_bytes = tool_number("--max-header-bytes", optarg, 128, 1 << 20); break;
-    case OPT_BODY: o->max_body_bytes = tool_number("--max-body-bytes", optarg, 0, INT64_C(1) << 40); break;
+    case OPT_HEADER: o->max_header_bytes = tool_size("--max-header-bytes", optarg, 128, 1 << 20); break;
+    case OPT_BODY: o->max_body_bytes = tool_size("--max-body-bytes", optarg, 0, INT64_C(1) << 40); break;
     case OPT_HEADER_T: o->header_timeout_ns = tool_duration("--header-timeout", optarg); break;
     case OPT_IDLE_T: o->idle_timeout_ns = tool_duration("--idle-timeout", optarg); break;
     case OPT_WRITE_T: o->write_timeout_ns = tool_duration("--write-timeout", optarg); break;

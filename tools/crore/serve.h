@@ -44,7 +44,7 @@ struct http_text {
 
 struct http_request {
     struct http_text method, target, range, if_range, if_modified_since, if_none_match, user_agent, referer;
-    unsigned version_minor;
+    unsigned version_major, version_minor;
     bool head, keep_alive;
 };
 

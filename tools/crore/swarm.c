@@ -49,7 +49,7 @@ static void take_option(int option)
     switch (option) {
     case OPT_CONNECTIONS: options.connections = tool_number("--connections", optarg, 1, 100000000); break;
     case OPT_RATE: options.rate = tool_number("--rate", optarg, 0, 1000000000); break;
-    case OPT_SIZE: options.size_bytes = tool_number("--size", optarg, 1, 65536); break;
+    case OPT_SIZE: options.size_bytes = tool_size("--size", optarg, 1, 65536); break;
     case OPT_DURATION: options.duration_ns = tool_duration("--duration", optarg); break;
     case OPT_CONNECT_RATE: options.connect_rate = tool_number("--connect-rate", optarg, 0, 1000000000); break;
     case OPT_DIALS: options.dials = tool_number("--dials", optarg, 1, 1024); break;

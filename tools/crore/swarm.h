@@ -47,7 +47,7 @@ struct swarm_result {
 int swarm_run(const struct swarm_options *options, struct swarm_result *result,
               void (*tick)(struct swarm_sample *sample, void *arg), void *arg);
 
-/* Whether every connection was opened and held, and every message came back as it was sent. */
+/* Whether every connection was opened and held to the end, and every message came back as it was sent. */
 bool swarm_good(const struct swarm_options *options, const struct swarm_result *result);
 
 void swarm_print_table(FILE *to, const struct swarm_options *options, const struct swarm_result *result);

@@ -364,5 +364,5 @@ int swarm_run(const struct swarm_options *options, struct swarm_result *result,
 
 bool swarm_good(const struct swarm_options *o, const struct swarm_result *r)
 {
-    return r->opened == o->connections && r->lost == 0 && r->wrong == 0 && r->received == r->sent;
+    return !r->interrupted && r->opened == o->connections && r->lost == 0 && r->wrong == 0 && r->received == r->sent;
 }

@@ -43,14 +43,25 @@ static int64_t parse(const char *text, const struct unit *units, size_t count, b
     return 0;
 }
 
-int64_t tool_number(const char *option, const char *text, int64_t least, int64_t most)
+static int64_t parse_between(const char *option, const char *text, const struct unit *units, size_t count, int64_t least, int64_t most)
 {
-    static const struct unit units[] = {{"", 1}, {"k", 1 << 10}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}};
     bool good;
-    int64_t n = parse(text, units, sizeof(units) / sizeof(units[0]), &good);
+    int64_t n = parse(text, units, count, &good);
     if (!good || n < least || n > most)
         tool_fail("%s: '%s' is not a number from %lld to %lld", option, text, (long long)least, (long long)most);
     return n;
+}
+
+int64_t tool_number(const char *option, const char *text, int64_t least, int64_t most)
+{
+    static const struct unit units[] = {{"", 1}, {"k", 1000}, {"K", 1000}, {"M", 1000000}, {"G", 1000000000}};
+    return parse_between(option, text, units, sizeof(units) / sizeof(units[0]), least, most);
+}
+
+int64_t tool_size(const char *option, const char *text, int64_t least, int64_t most)
+{
+    static const struct unit units[] = {{"", 1}, {"k", 1 << 10}, {"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}};
+    return parse_between(option, text, units, sizeof(units) / sizeof(units[0]), least, most);
 }
 
 int64_t tool_duration(const char *option, const char *text)

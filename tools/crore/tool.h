@@ -13,8 +13,11 @@ int demo_main(int argc, char **argv);
 /* Prints "crore: ..." to standard error and exits with status 2: the caller's input makes no sense. */
 __attribute__((noreturn, format(printf, 1, 2))) void tool_fail(const char *format, ...);
 
-/* "12", "64k", "2M", "1G" between least and most; fails with the option's name. */
+/* A count between least and most: "12", "10k" is 10,000, also M and G; fails with the option's name. */
 int64_t tool_number(const char *option, const char *text, int64_t least, int64_t most);
+
+/* The same in bytes: "64k" is 65,536, also M and G. */
+int64_t tool_size(const char *option, const char *text, int64_t least, int64_t most);
 
 /* "500ms", "10s", "2m", a bare number is seconds; in nanoseconds, at most a day. */
 int64_t tool_duration(const char *option, const char *text);
