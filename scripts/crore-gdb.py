@@ -17,7 +17,7 @@ import re
 import gdb
 import gdb.unwinder
 
-STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own")
+STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own", "ended")
 WAITS = {
     "CR__WAIT_NONE": "",
     "CR__WAIT_SLEEP": "a point in time",
