@@ -141,14 +141,9 @@ __attribute__((no_sanitize("thread")))
 __attribute__((always_inline)) static inline void *cr__co_switch(struct cr_co *from, struct cr_co *to, bool own_fpu,
                                                                  void *value, uint64_t *note)
 {
-    struct cr__fpu fpu;
-    if (own_fpu)
-        *note |= cr__fpu_leave(&fpu);
     cr__san_leave(from, to, (*note & CR__NOTE_ENDED) != 0);
-    value = cr__switch(&from->sp, to->sp, value, note);
+    value = own_fpu ? cr__switch_with_fpu(&from->sp, to->sp, value, note) : cr__switch(&from->sp, to->sp, value, note);
     cr__san_arrive(from);
-    if (own_fpu)
-        cr__fpu_arrive(&fpu, *note & ~CR__NOTE_ENDED);
     return value;
 }
 

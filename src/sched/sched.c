@@ -57,7 +57,7 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
     struct cr_co *co;
     while ((co = w->ready.head) != NULL) {
         struct cr_co *after = w->ready.head = co->next;
-        if (CR__LIKELY(after != NULL)) { /* by their turn, what they need will have come */
+        if (CR__LIKELY(after != NULL)) { /* by its turn, what it needs will have come */
             __builtin_prefetch(after->sp);
             __builtin_prefetch((char *)after->sp + CR__CACHE_LINE);
             __builtin_prefetch(after->next);

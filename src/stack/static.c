@@ -121,9 +121,17 @@ static void leak_check(const struct cr__stack_chunk *chunk, bool begin)
 #endif
 }
 
+/* The guard below a stack of that size: a page wider if the stacks would else be an even number of pages apart. Tops that are, say, 24
+ * pages apart share an eighth of the TLB's sets, and a thousand coroutines in turn miss it each time. */
+static size_t guard_of(const struct cr__stack_pool *pool, size_t size_bytes)
+{
+    bool even = (pool->guard_bytes + size_bytes) / 4096 % 2 == 0;
+    return pool->guard_bytes + (even ? 4096 : 0);
+}
+
 static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
 {
-    size_t slot_bytes = pool->guard_bytes + c->size_bytes;
+    size_t guard_bytes = guard_of(pool, c->size_bytes), slot_bytes = guard_bytes + c->size_bytes;
     size_t slots = CHUNK_TARGET_BYTES / slot_bytes;
     slots = slots < CHUNK_MIN_SLOTS ? CHUNK_MIN_SLOTS : slots > CHUNK_MAX_SLOTS ? CHUNK_MAX_SLOTS : slots;
     if (pool->max_bytes) {
@@ -145,7 +153,7 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
         .next = pool->chunks,
         .base = base,
         .slot_bytes = slot_bytes,
-        .guard_bytes = pool->guard_bytes,
+        .guard_bytes = guard_bytes,
         .slots = (uint32_t)slots,
         .stack_bytes = c->size_bytes,
     };
@@ -186,17 +194,17 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
     struct cr__stack_class *c = class_of(pool, size_bytes);
     if (!c)
         return -ENOMEM;
-    size_t slot_bytes = pool->guard_bytes + size_bytes;
+    size_t guard_bytes = guard_of(pool, size_bytes), slot_bytes = guard_bytes + size_bytes;
     if (c->fresh == c->end) {
         int r = chunk_add(pool, c);
         if (r < 0)
             return r;
     }
-    if (guard_install(c->fresh, pool->guard_bytes) < 0)
+    if (guard_install(c->fresh, guard_bytes) < 0)
         return -ENOMEM;
     size_t colour = ((uintptr_t)c->fresh / slot_bytes) % CR__STACK_COLOURS;
     char *top = c->fresh + slot_bytes - colour * CR__STACK_COLOUR_BYTES;
-    (void)VALGRIND_STACK_REGISTER(c->fresh + pool->guard_bytes, c->fresh + slot_bytes); /* a switch is no allocation of locals */
+    (void)VALGRIND_STACK_REGISTER(c->fresh + guard_bytes, c->fresh + slot_bytes); /* a switch is no allocation of locals */
     c->fresh += slot_bytes;
     c->in_use++;
     *out = (struct cr__stack){top, size_bytes};
