@@ -46,7 +46,7 @@ def code(address, size):
 
 
 def x86_64(sp):
-    """movq 8(%rsp), %rbx; movq 16(%rsp), %rbp; leaq N(%rsp), %rsp: N depends on the red zone that was skipped."""
+    """movq 8(%rsp), %rbx; movq 16(%rsp), %rbp; leaq N(%rsp), %rsp."""
     pc = word(sp)
     there = code(pc, 18)
     if there[:10] != bytes.fromhex("488b5c2408488b6c2410") or there[10:12] != b"\x48\x8d" or there[13] != 0x24:
@@ -226,7 +226,10 @@ class Coroutine:
     def runs_on(self, thread):
         if int(thread.current) == self.address:
             return True
-        return self.scheduled and thread.worker is not None and int(thread.worker["running"]) == self.address
+        inner = thread.current
+        while int(inner) and int(inner["mode"]) & 0xff == STATES.index("running"): # bare ones inside it
+            inner = inner["below"]
+        return int(inner) == self.address
 
     def record(self):
         return self.co.cast(pointer_to("cr__record"))

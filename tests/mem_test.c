@@ -107,7 +107,7 @@ TEST(a_pool_keeps_to_its_bound)
 {
     struct cr__stack_pool pool;
     struct cr__stack stacks[8], last;
-    size_t slot = CR__STACK_GUARD_BYTES + 16384;
+    size_t slot = CR__STACK_GUARD_BYTES + 4096 + 16384; /* an odd number of pages */
     cr__stack_pool_init(&pool, CR__STACK_GUARD_BYTES, 8 * slot + 5000);
     for (int i = 0; i < 8; i++)
         CHECK_EQ(cr__stack_get(&pool, 16384, &stacks[i]), 0);

@@ -52,24 +52,12 @@ CR__ALWAYS struct cr__self *cr__self_get(void)
     return self;
 }
 
-/* The red zone below the caller's stack pointer, which may hold its data; 0 where the compiler was told to use none. */
-#ifndef CR__RED_ZONE
-#define CR__RED_ZONE 128
-#endif
-#if CR__RED_ZONE
-#define CR__RED_ZONE_SKIP "leaq -128(%%rsp), %%rsp\n\t"
-#define CR__RED_ZONE_BACK "leaq 152(%%rsp), %%rsp\n\t"
-#else
-#define CR__RED_ZONE_SKIP
-#define CR__RED_ZONE_BACK "leaq 24(%%rsp), %%rsp\n\t"
-#endif
-
-/* Suspends into *save, goes on at `to`. */
+/* Suspends into *save, goes on at `to`. The pushes would overwrite the red zone, in which a leaf function keeps its data: so whoever uses this
+ * also contains a call, in one path at least, which is not a tail call (or is compiled with -mno-red-zone). */
 CR__ALWAYS void *cr__switch(void **save, void *to, void *value, uint64_t *note)
 {
     uint64_t n = *note;
-    __asm__ volatile(CR__RED_ZONE_SKIP
-                     "pushq %%rbp\n\t"
+    __asm__ volatile("pushq %%rbp\n\t"
                      "pushq %%rbx\n\t"
                      "leaq 1f(%%rip), %%rbx\n\t"
                      "pushq %%rbx\n\t"
@@ -79,7 +67,7 @@ CR__ALWAYS void *cr__switch(void **save, void *to, void *value, uint64_t *note)
                      "1:\n\t"
                      "movq 8(%%rsp), %%rbx\n\t"
                      "movq 16(%%rsp), %%rbp\n\t"
-                     CR__RED_ZONE_BACK
+                     "leaq 24(%%rsp), %%rsp\n\t"
                      : "+a"(value), "+d"(n), [save] "+D"(save), [to] "+S"(to)
                      :
                      : "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc", "memory",
@@ -299,8 +287,11 @@ extern inline __attribute__((gnu_inline, always_inline)) int cr_co_resume(struct
 {
     struct cr__co_head *to = (struct cr__co_head *)co;
     struct cr__self_head *self = (struct cr__self_head *)cr__self_get();
-    if (__builtin_expect(!self || (to->mode & 0xff) != CR__STATE_SUSPENDED, 0))
-        return cr__co_resume_any(co, value);
+    if (__builtin_expect(!self || (to->mode & 0xff) != CR__STATE_SUSPENDED, 0)) {
+        int r = cr__co_resume_any(co, value);
+        __asm__ volatile("" : "+r"(r)); /* no tail call: see cr__switch */
+        return r;
+    }
     struct cr__co_head *from = (struct cr__co_head *)self->current;
     int own_fpu = !(to->mode & CR__MODE(0, CR_FPU_SHARED));
     uint64_t note = 0;
@@ -317,11 +308,12 @@ extern inline __attribute__((gnu_inline, always_inline)) int cr_co_resume(struct
 extern inline __attribute__((gnu_inline, always_inline)) int cr_co_yield(void **value)
 {
     struct cr__self_head *self = (struct cr__self_head *)cr__self_get();
-    if (__builtin_expect(!self, 0))
-        return cr__co_yield_any(value);
-    struct cr__co_head *me = (struct cr__co_head *)self->current;
-    if (__builtin_expect((me->mode & 0xff) != CR__STATE_RUNNING, 0))
-        return cr__co_yield_any(value);
+    struct cr__co_head *me = self ? (struct cr__co_head *)self->current : NULL;
+    if (__builtin_expect(!me || (me->mode & 0xff) != CR__STATE_RUNNING, 0)) {
+        int r = cr__co_yield_any(value);
+        __asm__ volatile("" : "+r"(r)); /* no tail call: see cr__switch */
+        return r;
+    }
     int own_fpu = !(me->mode & CR__MODE(0, CR_FPU_SHARED));
     uint64_t note = 0;
     me->mode -= CR__STATE_RUNNING - CR__STATE_SUSPENDED;

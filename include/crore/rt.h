@@ -27,7 +27,7 @@ struct cr_config {
     unsigned workers;        /* 0 or 1: this version runs one */
     enum cr_policy policy;
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
-    size_t guard_size_bytes; /* below each stack; 0: 32 KiB */
+    size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. At the bound, ones that
                                 have not started wait for a stack */
     int report_fd;           /* where the runtime writes reports to people; 0: standard error */
@@ -120,4 +120,7 @@ CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
 #ifdef __cplusplus
 }
 #endif
+
+#include <crore/rt_inline.h>
+
 #endif

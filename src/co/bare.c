@@ -1,8 +1,5 @@
 /* Bare coroutines: the public calls of crore/co.h. Their stacks come from one pool for the whole process, under a mutex,
  * since a coroutine may be made on one thread and destroyed on another; no coroutine ever holds it across a switch. */
-#undef CR__RED_ZONE
-#define CR__RED_ZONE 128 /* as where the calls are inlined: one layout for all suspended bare coroutines */
-#define CR_NO_INLINE 1 /* the functions that the inlined forms stand for are here */
 #include "co/co.h"
 
 #include <pthread.h>

@@ -51,17 +51,23 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     return false;
 }
 
+/* By its turn, what it needs will have come. The last one's next may be anything: a prefetch does not mind. */
+static inline void prefetch(const struct cr_co *after)
+{
+    __builtin_prefetch(after->sp);
+    __builtin_prefetch((char *)after->sp + CR__CACHE_LINE);
+    __builtin_prefetch(after->next);
+}
+
 /* Takes the next ready coroutine that has, or gets, a stack. */
 static inline struct cr__record *take_ready(struct cr__worker *w)
 {
     struct cr_co *co;
-    while ((co = w->ready.head) != NULL) {
-        struct cr_co *after = w->ready.head = co->next;
-        if (CR__LIKELY(after != NULL)) { /* by its turn, what it needs will have come */
-            __builtin_prefetch(after->sp);
-            __builtin_prefetch((char *)after->sp + CR__CACHE_LINE);
-            __builtin_prefetch(after->next);
-        }
+    while (w->ready.head) {
+        co = cr__queue_pop(&w->ready);
+        struct cr_co *after = w->ready.head;
+        if (CR__LIKELY(after != NULL))
+            prefetch(after);
         if (CR__LIKELY(co->stack.top != NULL) || CR__LIKELY(start(w, record_of(co))))
             return record_of(co);
     }
@@ -74,23 +80,30 @@ static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *
     struct cr__record *next = NULL;
     if (CR__LIKELY(--w->budget > 0))
         next = take_ready(w);
-    w->io_budget = IO_BUDGET;
-    w->running = next;
+    if (CR__UNLIKELY(w->io_budget != IO_BUDGET))
+        w->io_budget = IO_BUDGET;
     return self->current = next ? next->co.below : &w->loop;
 }
 
-/* Leaves the running coroutine; returns when it is switched to again. What stops may be a bare coroutine that runs inside
- * it: that one's context is what is left and found again. */
+/* Chooses what to switch to from the running coroutine, and makes it current. What stops, *from, may be a bare coroutine that runs
+ * inside: that one's context is what is left and found again. Both are the same if it was the only one ready. */
+__attribute__((always_inline)) static inline struct cr_co *leave_for(struct cr__self *self, struct cr__worker *w, struct cr__record *me,
+                                                                     struct cr_co **from)
+{
+    *from = self->current;
+    if (CR__UNLIKELY(me->co.below != *from))
+        me->co.below = *from;
+    return next_context(w, self);
+}
+
+/* Leaves the running coroutine; returns when it is switched to again. */
 __attribute__((always_inline)) static inline void switch_away(struct cr__self *self, struct cr__worker *w,
                                                               struct cr__record *me)
 {
-    struct cr_co *inner = self->current;
-    me->co.below = inner;
-    struct cr_co *to = next_context(w, self);
-    if (CR__UNLIKELY(to == inner))
-        return; /* it was the only one ready */
+    struct cr_co *from, *to = leave_for(self, w, me, &from);
     uint64_t note = 0;
-    cr__co_switch(inner, to, cr__co_own_fpu(inner), NULL, &note);
+    if (CR__LIKELY(to != from))
+        cr__co_switch(from, to, cr__co_own_fpu(from), NULL, &note);
 }
 
 static void free_record(struct cr__worker *w, struct cr__record *record)
@@ -132,7 +145,6 @@ static void end_running(struct cr__worker *w, struct cr__record *me)
 static void run_from_loop(struct cr__worker *w, struct cr__record *record)
 {
     struct cr__self *self = cr__self_get();
-    w->running = record;
     w->io_budget = IO_BUDGET;
     self->current = record->co.below;
     uint64_t note = 0;
@@ -279,13 +291,50 @@ int cr_shutdown(void)
 
 int cr_yield(void)
 {
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (CR__UNLIKELY(!me))
+        return -EPERM;
+    make_ready(w, me);
+    switch_away(cr__self_get(), w, me);
+    return 0;
+}
+
+/* As declared in crore/rt_inline.h, which the library itself does not use. */
+struct cr__leave {
+    struct cr_co *from;
+    void *to;
+};
+CR_API struct cr__leave cr__yield_begin(void);
+
+static CR__NOINLINE struct cr__leave yield_begin_any(void)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (CR__UNLIKELY(!me))
+        return (struct cr__leave){NULL, (void *)(intptr_t)-EPERM};
+    make_ready(w, me);
+    struct cr_co *from, *to = leave_for(cr__self_get(), w, me, &from);
+    return (struct cr__leave){to == from ? NULL : from, to == from ? NULL : to->sp};
+}
+
+/* The same as yield_begin_any, without a call: from a scheduled coroutine to one that has begun. */
+struct cr__leave cr__yield_begin(void)
+{
     struct cr__self *self = cr__self_get();
     struct cr__worker *w = self ? self->worker : NULL;
-    if (CR__UNLIKELY(!w || !w->running))
-        return -EPERM;
-    make_ready(w, w->running);
-    switch_away(self, w, w->running);
-    return 0;
+    if (CR__UNLIKELY(!w))
+        return (struct cr__leave){NULL, (void *)(intptr_t)-EPERM};
+    struct cr_co *me = self->current, *to = w->ready.head;
+    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!to->stack.top) || CR__UNLIKELY(w->budget <= 1) ||
+        CR__UNLIKELY(cr__co_state(me) != CR__CO_SCHEDULED) || CR__UNLIKELY(me->below != me) || CR__UNLIKELY(w->io_budget != IO_BUDGET))
+        return yield_begin_any();
+    w->budget--;
+    cr__queue_push(&w->ready, me);
+    struct cr_co *after = w->ready.head = to->next; /* me, if no other is ready */
+    prefetch(after);
+    self->current = to->below;
+    return (struct cr__leave){me, to->below->sp};
 }
 
 int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)

@@ -75,13 +75,12 @@ struct cr__poller_ops {
 
 /* First in, first out, linked through cr_co.next. */
 struct cr__queue {
-    struct cr_co *head, *tail; /* head NULL: empty, and tail means nothing */
+    struct cr_co *head, *tail; /* head NULL: empty, and tail means nothing; the tail's next means nothing */
 };
 
 static inline void cr__queue_push(struct cr__queue *queue, struct cr_co *co)
 {
-    co->next = NULL;
-    if (queue->head)
+    if (CR__LIKELY(queue->head != NULL))
         queue->tail->next = co;
     else
         queue->head = co;
@@ -92,14 +91,13 @@ static inline void cr__queue_push(struct cr__queue *queue, struct cr_co *co)
 static inline struct cr_co *cr__queue_pop(struct cr__queue *queue)
 {
     struct cr_co *co = queue->head;
-    queue->head = co->next;
+    queue->head = co == queue->tail ? NULL : co->next;
     return co;
 }
 
 struct cr__worker {
     /* read and written at each switch */
     struct cr__queue ready;
-    struct cr__record *running;  /* NULL in the loop */
     int budget;                  /* switches left before the chain returns to the loop */
     int io_budget;               /* calls that did not suspend, left before one yields */
     bool chain;
@@ -134,14 +132,22 @@ static inline struct cr__worker *cr__worker_here(void)
     return self ? self->worker : NULL;
 }
 
+/* The scheduled coroutine that co is, or inside which it runs; NULL if it runs on the thread's own stack. */
+static inline struct cr__record *cr__record_around(struct cr_co *co)
+{
+    while (cr__co_state(co) == CR__CO_RUNNING)
+        co = co->below;
+    return CR__LIKELY(cr__co_state(co) == CR__CO_SCHEDULED) ? CR__CONTAINER(co, struct cr__record, co) : NULL;
+}
+
 /* The running scheduled coroutine and its worker; NULL, and *worker untouched, outside of any. */
 static inline struct cr__record *cr__running(struct cr__worker **worker)
 {
-    struct cr__worker *w = cr__worker_here();
-    if (CR__UNLIKELY(!w) || CR__UNLIKELY(!w->running))
+    struct cr__self *self = cr__self_get();
+    if (CR__UNLIKELY(!self) || CR__UNLIKELY(!self->worker))
         return NULL;
-    *worker = w;
-    return w->running;
+    *worker = self->worker;
+    return cr__record_around(self->current);
 }
 
 /* Makes the calling thread a worker. config has been checked. 0 or -ENOMEM. */
