@@ -57,6 +57,15 @@ static void deliver(struct cr__worker *worker, const struct epoll_event *event)
     }
 }
 
+static void prefetch_waiter(uint64_t tag)
+{
+    if (tag & WATCH_BIT)
+        return;
+    const struct cr__record *waiter = pollable_of(tag)->waiter[CR__IN];
+    __builtin_prefetch(waiter);
+    __builtin_prefetch((const char *)waiter + CR__CACHE_LINE);
+}
+
 static int poll_events(struct cr__worker *worker, int64_t timeout_ns)
 {
     struct poller *poller = worker->poller;
@@ -65,8 +74,11 @@ static int poll_events(struct cr__worker *worker, int64_t timeout_ns)
         return n == -EINTR ? 0 : n;
     for (int i = 0; i < n; i++)
         __builtin_prefetch(pollable_of(poller->events[i].data.u64));
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (i + 2 < n)
+            prefetch_waiter(poller->events[i + 2].data.u64);
         deliver(worker, &poller->events[i]);
+    }
     return 0;
 }
 

@@ -11,6 +11,8 @@
 #define MAX_CHAIN_BUDGET 4096
 #define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
 #define IO_BUDGET 64
+#define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
+#define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
 
 static struct cr__record *record_of(struct cr_co *co)
 {
@@ -51,11 +53,12 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     return false;
 }
 
-/* By its turn, what it needs will have come. The last one's next may be anything: a prefetch does not mind. */
-static inline void prefetch(const struct cr_co *after)
+/* By its turn, what it needs will have come: its stack, from the innermost frame on, and its successor's record. (The last one's next may be
+ * anything: a prefetch does not mind.) */
+static inline void prefetch(const struct cr_co *after, int stack_lines)
 {
-    __builtin_prefetch(after->sp);
-    __builtin_prefetch((char *)after->sp + CR__CACHE_LINE);
+    for (int i = 0; i < stack_lines; i++)
+        __builtin_prefetch((char *)after->sp + i * CR__CACHE_LINE);
     __builtin_prefetch(after->next);
 }
 
@@ -66,8 +69,8 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
     while (w->ready.head) {
         co = cr__queue_pop(&w->ready);
         struct cr_co *after = w->ready.head;
-        if (CR__LIKELY(after != NULL))
-            prefetch(after);
+        if (CR__LIKELY(after != NULL) && CR__LIKELY(after->stack.top != NULL))
+            prefetch(after, PARKED_LINES);
         if (CR__LIKELY(co->stack.top != NULL) || CR__LIKELY(start(w, record_of(co))))
             return record_of(co);
     }
@@ -332,7 +335,7 @@ struct cr__leave cr__yield_begin(void)
     w->budget--;
     cr__queue_push(&w->ready, me);
     struct cr_co *after = w->ready.head = to->next; /* me, if no other is ready */
-    prefetch(after);
+    prefetch(after, YIELDED_LINES);
     self->current = to->below;
     return (struct cr__leave){me, to->below->sp};
 }
