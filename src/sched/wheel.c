@@ -31,7 +31,7 @@ static void insert(struct cr__wheel *wheel, struct cr__timer *timer)
     uint64_t differs = tick ^ wheel->tick;
     unsigned level = differs ? cr__bits_highest(differs) / 6 : 0;
     unsigned slot = (unsigned)(tick >> (6 * level)) & (CR__WHEEL_SLOTS - 1);
-    struct cr__timer **head = &wheel->slots[level][slot];
+    struct cr__timer **head = &wheel->slots[level][slot][wheel->turn++ % CR__WHEEL_CHAINS];
     timer->next = *head;
     timer->link = head;
     if (timer->next)
@@ -63,6 +63,25 @@ void cr__wheel_cancel(struct cr__wheel *wheel, struct cr__timer *timer)
     wheel->armed--;
 }
 
+static void spread(struct cr__wheel *wheel, struct cr__timer **slot)
+{
+    struct cr__timer *chains[CR__WHEEL_CHAINS];
+    memcpy(chains, slot, sizeof(chains));
+    memset(slot, 0, sizeof(chains));
+    for (bool any = true; any;) {
+        any = false;
+        for (int i = 0; i < CR__WHEEL_CHAINS; i++) {
+            struct cr__timer *timer = chains[i];
+            if (!timer)
+                continue;
+            any = true;
+            chains[i] = timer->next;
+            __builtin_prefetch(timer->next); /* its turn comes after the other chains' */
+            insert(wheel, timer);
+        }
+    }
+}
+
 /* Spreads the slots of higher levels whose span begins with the wheel's tick. */
 static void cascade(struct cr__wheel *wheel)
 {
@@ -70,15 +89,25 @@ static void cascade(struct cr__wheel *wheel)
         if (wheel->tick & (((uint64_t)1 << (6 * level)) - 1))
             return; /* no span of this level, nor of a higher one, begins now */
         unsigned slot = (unsigned)(wheel->tick >> (6 * level)) & (CR__WHEEL_SLOTS - 1);
-        struct cr__timer *timer = wheel->slots[level][slot];
-        wheel->slots[level][slot] = NULL;
         wheel->occupied[level] &= ~((uint64_t)1 << slot);
-        while (timer) {
-            struct cr__timer *next = timer->next;
-            if (next)
-                __builtin_prefetch(next->next);
-            insert(wheel, timer);
-            timer = next;
+        spread(wheel, wheel->slots[level][slot]);
+    }
+}
+
+/* Fires a slot of level 0, and what is armed meanwhile and is due already. */
+static void fire_slot(struct cr__wheel *wheel, struct cr__timer **slot, void (*fire)(struct cr__timer *, void *), void *arg)
+{
+    for (bool any = true; any;) {
+        any = false;
+        for (int i = 0; i < CR__WHEEL_CHAINS; i++) {
+            struct cr__timer *timer = slot[i];
+            if (!timer)
+                continue;
+            any = true;
+            __builtin_prefetch(timer->next);
+            unlink_timer(timer);
+            wheel->armed--;
+            fire(timer, arg);
         }
     }
 }
@@ -114,14 +143,7 @@ void cr__wheel_fire(struct cr__wheel *wheel, int64_t now_ns, void (*fire)(struct
             cascade(wheel);
         }
         unsigned slot = (unsigned)wheel->tick & (CR__WHEEL_SLOTS - 1);
-        struct cr__timer *timer;
-        while ((timer = wheel->slots[0][slot]) != NULL) {
-            if (timer->next)
-                __builtin_prefetch(timer->next->next);
-            unlink_timer(timer);
-            wheel->armed--;
-            fire(timer, arg);
-        }
+        fire_slot(wheel, wheel->slots[0][slot], fire, arg);
         wheel->occupied[0] &= ~((uint64_t)1 << slot);
         wheel->tick++;
         cascade(wheel);

@@ -4,6 +4,9 @@
  * tick differs from the wheel's present one, so a slot of level 0 holds one tick's timers, and a slot of a higher level is spread over the levels
  * below when its time begins. A word per level says which slots are not empty, so finding the next one skips idle time.
  *
+ * A slot is eight chains, filled and walked in turns: with a million timers each step along a chain is a miss of all caches, and so eight of them
+ * are under way at the same time.
+ *
  * Timers lie inside what waits, linked in no order; a timer never fires before its deadline, and at most one tick and the worker's delay after.
  *
  * Source: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987, scheme 7. Not a heap: its operations grow with the
@@ -16,6 +19,7 @@
 #define CR__TICK_SHIFT 14
 #define CR__WHEEL_LEVELS 8 /* 2^48 ticks: 146 years after the machine was started; what is later waits until then */
 #define CR__WHEEL_SLOTS 64
+#define CR__WHEEL_CHAINS 8
 
 struct cr__timer {
     struct cr__timer *next;
@@ -27,7 +31,8 @@ struct cr__wheel {
     uint64_t tick; /* all timers of earlier ticks have fired */
     uint64_t armed;
     uint64_t occupied[CR__WHEEL_LEVELS];
-    struct cr__timer *slots[CR__WHEEL_LEVELS][CR__WHEEL_SLOTS];
+    unsigned turn; /* chain for the next timer */
+    struct cr__timer *slots[CR__WHEEL_LEVELS][CR__WHEEL_SLOTS][CR__WHEEL_CHAINS];
 };
 
 void cr__wheel_init(struct cr__wheel *wheel, int64_t now_ns);
