@@ -205,14 +205,14 @@ static void *rounds_up(void *unused)
 static void *sums(void *value)
 {
     double x = (double)(intptr_t)value, plain = x;
-    long double extended = (long double)x + 0x1p-50L;
+    long double extended = (long double)x + 0x1p-40L;
     for (int i = 0; i < 100; i++) {
         if (cr_co_yield(NULL) < 0)
             return NULL;
         plain += x;
         extended += (long double)x;
     }
-    return (void *)(intptr_t)(plain == 101 * x && extended - 101 * (long double)x == 0x1p-50L);
+    return (void *)(intptr_t)(plain == 101 * x && extended - 101 * (long double)x == 0x1p-40L);
 }
 
 TEST(floating_point_values_survive_a_switch)

@@ -30,7 +30,8 @@ void histogram_add(struct histogram *h, int64_t value)
     if (value < 0)
         value = 0;
     h->count++;
-    h->sum += value;
+    if (__builtin_add_overflow(h->sum, value, &h->sum))
+        h->sum = INT64_MAX;
     if (value > h->max)
         h->max = value;
     h->buckets[bucket_of((uint64_t)value)]++;
