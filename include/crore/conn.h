@@ -145,7 +145,7 @@ CR_API CR_CHECKED ssize_t cr_send_to(struct cr_conn *conn, const void *buf, size
 CR_API CR_CHECKED ssize_t cr_send_to_until(struct cr_conn *conn, const void *buf, size_t size_bytes,
                                            const struct cr_addr *to, int64_t deadline_ns);
 
-/* Looks a name up: numeric addresses at once, others with c-ares (hosts file, then DNS).
+/* Looks a name up: numeric addresses and localhost (RFC 6761) at once, others with c-ares (hosts file, then DNS).
  *   addrs, count: receives up to count addresses with that port, in the order to try them
  * Returns how many; -EINVAL, -ENOENT (unknown name), -EAGAIN (no server answered), -ETIMEDOUT, -ECANCELED, -ENOMEM. */
 CR_API CR_CHECKED int cr_resolve(const char *host, uint16_t port, struct cr_addr *addrs, int count);

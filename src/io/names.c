@@ -1,4 +1,4 @@
-/* Names to addresses: numeric ones at once; others by c-ares, in a coroutine of its own, since c-ares wants a deep stack
+/* Names to addresses: numeric ones and localhost at once; others by c-ares, in a coroutine of its own, since c-ares wants a deep stack
  * and its callers have shallow ones. */
 #include "io/io.h"
 
@@ -166,6 +166,13 @@ static void resolve(void *arg)
     put(lookup);
 }
 
+static bool is_localhost(const char *host)
+{
+    size_t length = strlen(host), own = strlen("localhost");
+    const char *end = length >= own ? host + length - own : "";
+    return strcasecmp(end, "localhost") == 0 && (end == host || end[-1] == '.');
+}
+
 int cr_resolve_until(const char *host, uint16_t port, struct cr_addr *addrs, int count, int64_t deadline_ns)
 {
     struct cr__worker *worker;
@@ -175,6 +182,10 @@ int cr_resolve_until(const char *host, uint16_t port, struct cr_addr *addrs, int
         return -EINVAL;
     if (numeric(host, port, &addrs[0]))
         return 1;
+    if (is_localhost(host)) { /* RFC 6761 6.3: never asked for elsewhere */
+        numeric("127.0.0.1", port, &addrs[0]);
+        return count > 1 && numeric("::1", port, &addrs[1]) ? 2 : 1;
+    }
     struct lookup *lookup = cr__mem_alloc(sizeof(*lookup), CR__MEM_OTHER);
     if (!lookup)
         return -ENOMEM;

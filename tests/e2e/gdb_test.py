@@ -48,7 +48,9 @@ def stopped(*commands):
 
 def functions(backtrace):
     """The functions of a backtrace, innermost first; checks that it ends without complaint."""
-    assert "Backtrace stopped" not in backtrace and "corrupt" not in backtrace and "??" not in backtrace, backtrace
+    assert "Backtrace stopped" not in backtrace and "corrupt" not in backtrace, backtrace
+    unknown = [line for line in backtrace.splitlines() if "??" in line and "/libc.so" not in line] # that one's symbols may be missing
+    assert not unknown, backtrace
     frames = re.findall(r"^ *#(\d+) +(?:0x[0-9a-f]+ in )?(\S+) \(", backtrace, re.M)
     numbers = [int(number) for number, _ in frames]
     assert numbers == sorted(numbers) or numbers.count(0) > 1, backtrace
