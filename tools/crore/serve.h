@@ -61,7 +61,6 @@ struct http_result http_error(struct session *session, const struct http_request
 /* The head's status line and common headers into buf; returns the length. */
 int http_head(char *buf, size_t size_bytes, int status, const struct http_request *request);
 
-const char *http_reason(int status);
 const char *http_date(time_t when, char buf[32]);
 
 /* The file or folder that the target names. */
