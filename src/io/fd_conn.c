@@ -93,92 +93,114 @@ void cr__fd_conn_close(struct cr__fd_conn *c)
     cr__slab_put(&io->conns, c);
 }
 
+/* ---- The one loop of all transfers -------------------------------------------------------------------------- */
+
+/* Called first: every 64th call that could go on without suspending yields, unless the deadline has passed: such a call is a try. 0, or
+ * -EBADF if c was closed meanwhile. After a transfer nothing suspends: what it gave stays true until the caller has it. */
+static inline int breathe(struct cr__fd_conn *c, int64_t deadline_ns)
+{
+    struct cr__worker *worker = cr__worker_here();
+    if (CR__LIKELY(--worker->io_budget > 0) || deadline_ns <= worker->now_ns)
+        return 0;
+    uint16_t generation = c->poll.generation;
+    cr_yield();
+    return c->poll.generation == generation ? 0 : -EBADF;
+}
+
+ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_t deadline_ns,
+                     ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg)
+{
+    int r = breathe(c, deadline_ns);
+    while (r == 0) {
+        if (!(c->poll.ready & (1u << direction)))
+            r = cr__poll_wait(&c->poll, direction, deadline_ns);
+        if (r < 0 && r != -ETIMEDOUT)
+            break;
+        ssize_t n;
+        do
+            n = attempt(c, arg);
+        while (n == -EINTR);
+        if (n != -EAGAIN)
+            return n;
+        c->poll.ready &= (uint8_t)~(1u << direction);
+    }
+    return r;
+}
+
+/* The result of a call that has no way to say that it wants no SIGPIPE: takes the blocked signal back. */
+static ssize_t without_sigpipe(ssize_t n)
+{
+    if (CR__UNLIKELY(n == -EPIPE))
+        cr__os_take_sigpipe();
+    return n;
+}
+
 /* ---- Receiving ---------------------------------------------------------------------------------------------- */
 
-/* Whether to try now; if not, waits first. 1: try; or a negative code. */
-static inline int may_try(struct cr__fd_conn *c, enum cr__direction direction, int64_t deadline_ns)
-{
-    if (CR__LIKELY(c->poll.ready & (1u << direction)))
-        return 1;
-    int r = cr__poll_wait(&c->poll, direction, deadline_ns);
-    return r < 0 ? r : 1;
-}
+struct bytes {
+    void *at;
+    size_t size_bytes;
+};
 
-/* Whether an attempt's answer is final. If the kernel has nothing, or was interrupted, it is not. */
-static inline bool is_final(struct cr__fd_conn *c, enum cr__direction direction, ssize_t n)
+static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_bytes)
 {
-    if (n == -EAGAIN)
-        c->poll.ready &= (uint8_t)~(1u << direction);
-    return n != -EAGAIN && n != -EINTR;
-}
-
-/* After a receive: TCP that gave less than asked has no more, and will tell (an edge) when it has; not so if the end, or urgent
- * data, is among what it still has to tell. */
-static inline void note_received(struct cr__fd_conn *c, ssize_t n, size_t size_bytes)
-{
+    ssize_t n = c->kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
+    /* TCP that gave less than asked has no more, and will tell (an edge) when it has; not so if the end, or urgent data, is among what it
+     * still has to tell */
     if (n > 0 && (size_t)n < size_bytes && c->kind == CR__FD_TCP && !(c->poll.ready & CR__READY_END))
         c->poll.ready &= (uint8_t)~CR__READY_IN;
+    return n;
+}
+
+static ssize_t try_read(struct cr__fd_conn *c, void *arg)
+{
+    struct bytes *to = arg;
+    return receive(c, to->at, to->size_bytes);
 }
 
 static ssize_t stream_read(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
-    for (;;) {
-        int r = may_try(c, CR__IN, deadline_ns);
-        if (r < 0)
-            return r;
-        ssize_t n = c->kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes)
-                                            : cr__os_recv(c->poll.fd, buf, size_bytes);
-        if (!is_final(c, CR__IN, n))
-            continue;
-        note_received(c, n, size_bytes);
-        cr__breathe(cr__worker_here());
-        return n;
-    }
+    return cr__transfer(of(conn), CR__IN, deadline_ns, try_read, &(struct bytes){buf, size_bytes});
+}
+
+struct vector {
+    const struct iovec *iov;
+    int count;
+};
+
+static ssize_t try_readv(struct cr__fd_conn *c, void *arg)
+{
+    struct vector *to = arg;
+    return cr__os_readv(c->poll.fd, to->iov, to->count);
 }
 
 static ssize_t stream_readv(struct cr_conn *conn, const struct iovec *iov, int count, int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
-    for (;;) {
-        int r = may_try(c, CR__IN, deadline_ns);
-        if (r < 0)
-            return r;
-        ssize_t n = cr__os_readv(c->poll.fd, iov, count);
-        if (!is_final(c, CR__IN, n))
-            continue;
-        cr__breathe(cr__worker_here());
+    return cr__transfer(of(conn), CR__IN, deadline_ns, try_readv, &(struct vector){iov, count});
+}
+
+static ssize_t try_recv_lend(struct cr__fd_conn *c, void *arg)
+{
+    struct cr_lent *lent = arg;
+    struct cr__io *io = cr__io_here();
+    struct cr__lent_buffer *buffer = cr__slab_get(&io->buffers);
+    if (!buffer)
+        return -ENOMEM;
+    ssize_t n = receive(c, buffer->bytes, sizeof(buffer->bytes));
+    if (n <= 0) {
+        cr__slab_put(&io->buffers, buffer);
         return n;
     }
+    buffer->next = c->lent;
+    c->lent = buffer;
+    *lent = (struct cr_lent){buffer->bytes, (size_t)n, buffer};
+    return n;
 }
 
 static ssize_t stream_recv_lend(struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
     *lent = (struct cr_lent){0};
-    for (;;) {
-        int r = may_try(c, CR__IN, deadline_ns);
-        if (r < 0)
-            return r;
-        struct cr__io *io = cr__io_here();
-        struct cr__lent_buffer *buffer = cr__slab_get(&io->buffers);
-        if (!buffer)
-            return -ENOMEM;
-        ssize_t n = c->kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buffer->bytes, sizeof(buffer->bytes))
-                                            : cr__os_recv(c->poll.fd, buffer->bytes, sizeof(buffer->bytes));
-        if (n <= 0)
-            cr__slab_put(&io->buffers, buffer);
-        if (!is_final(c, CR__IN, n))
-            continue;
-        if (n > 0) {
-            note_received(c, n, sizeof(buffer->bytes));
-            buffer->next = c->lent;
-            c->lent = buffer;
-            *lent = (struct cr_lent){buffer->bytes, (size_t)n, buffer};
-        }
-        cr__breathe(cr__worker_here());
-        return n;
-    }
+    return cr__transfer(of(conn), CR__IN, deadline_ns, try_recv_lend, lent);
 }
 
 static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)
@@ -196,84 +218,77 @@ static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 
 /* ---- Sending ------------------------------------------------------------------------------------------------ */
 
-static ssize_t stream_write(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
+static ssize_t try_write(struct cr__fd_conn *c, void *arg)
 {
-    struct cr__fd_conn *c = of(conn);
-    for (;;) {
-        int r = may_try(c, CR__OUT, deadline_ns);
-        if (r < 0)
-            return r;
-        ssize_t n = c->kind == CR__FD_OTHER ? cr__os_write(c->poll.fd, buf, size_bytes)
-                                            : cr__os_send(c->poll.fd, buf, size_bytes);
-        if (!is_final(c, CR__OUT, n))
-            continue;
-        cr__breathe(cr__worker_here());
-        return n;
-    }
+    struct bytes *from = arg;
+    return c->kind == CR__FD_OTHER ? without_sigpipe(cr__os_write(c->poll.fd, from->at, from->size_bytes))
+                                   : cr__os_send(c->poll.fd, from->at, from->size_bytes);
 }
 
-static ssize_t raw_writev(struct cr__fd_conn *c, const struct iovec *iov, int count)
+static ssize_t stream_write(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
 {
+    return cr__transfer(of(conn), CR__OUT, deadline_ns, try_write, &(struct bytes){(void *)buf, size_bytes});
+}
+
+static ssize_t try_writev(struct cr__fd_conn *c, void *arg)
+{
+    struct vector *from = arg;
     if (c->kind == CR__FD_OTHER)
-        return cr__os_writev(c->poll.fd, iov, count);
-    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)count};
+        return without_sigpipe(cr__os_writev(c->poll.fd, from->iov, from->count));
+    struct msghdr msg = {.msg_iov = (struct iovec *)from->iov, .msg_iovlen = (size_t)from->count};
     return cr__os_sendmsg(c->poll.fd, &msg);
 }
 
 static ssize_t stream_writev(struct cr_conn *conn, const struct iovec *iov, int count, int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
-    for (;;) {
-        int r = may_try(c, CR__OUT, deadline_ns);
-        if (r < 0)
-            return r;
-        ssize_t n = raw_writev(c, iov, count);
-        if (!is_final(c, CR__OUT, n))
-            continue;
-        cr__breathe(cr__worker_here());
-        return n;
-    }
+    return cr__transfer(of(conn), CR__OUT, deadline_ns, try_writev, &(struct vector){iov, count});
+}
+
+struct piece {
+    const struct cr__fd_conn *file;
+    uint16_t generation; /* of the file, when the transfer began */
+    int64_t offset;
+    size_t size_bytes;
+};
+
+static ssize_t try_sendfile(struct cr__fd_conn *c, void *arg)
+{
+    struct piece *piece = arg;
+    if (piece->file->poll.generation != piece->generation)
+        return -EBADF; /* closed meanwhile */
+    return without_sigpipe(cr__os_sendfile(c->poll.fd, piece->file->poll.fd, &piece->offset, piece->size_bytes));
 }
 
 static ssize_t stream_sendfile(struct cr_conn *conn, struct cr_conn *file, int64_t offset, size_t size_bytes,
                                int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
     if (file->ops != &cr__file_ops)
         return -EINVAL;
-    size_t sent = 0;
-    while (sent < size_bytes) {
-        int r = may_try(c, CR__OUT, deadline_ns);
-        if (r < 0)
-            return r;
-        ssize_t n = cr__os_sendfile(c->poll.fd, of(file)->poll.fd, &offset, size_bytes - sent);
-        if (!is_final(c, CR__OUT, n))
-            continue;
+    struct piece rest = {of(file), of(file)->poll.generation, offset, size_bytes};
+    while (rest.size_bytes > 0) {
+        ssize_t n = cr__transfer(of(conn), CR__OUT, deadline_ns, try_sendfile, &rest);
         if (n < 0)
             return n;
         if (n == 0)
             break; /* the file ends here */
-        sent += (size_t)n;
+        rest.size_bytes -= (size_t)n;
     }
-    cr__breathe(cr__worker_here());
-    return (ssize_t)sent;
+    return (ssize_t)(size_bytes - rest.size_bytes);
 }
 
 /* ---- The rest ----------------------------------------------------------------------------------------------- */
 
-/* A direction that was ready may have been emptied by others since: ask the kernel. */
+/* A direction that was ready may have been emptied by others since: asks the kernel. */
+static ssize_t try_nothing(struct cr__fd_conn *c, void *arg)
+{
+    short *events = arg;
+    return !c->poll.watched || cr__os_poll_now(c->poll.fd, *events) ? 0 : -EAGAIN;
+}
+
 static int stream_wait(struct cr_conn *conn, bool to_write, int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
-    enum cr__direction direction = to_write ? CR__OUT : CR__IN;
-    for (;;) {
-        int r = may_try(c, direction, deadline_ns);
-        if (r < 0)
-            return r;
-        if (!c->poll.watched || cr__os_poll_now(c->poll.fd, to_write ? POLLOUT : POLLIN | POLLRDHUP))
-            return 0;
-        c->poll.ready &= (uint8_t)~(1u << direction);
-    }
+    short events = to_write ? POLLOUT : POLLIN | POLLRDHUP;
+    return (int)cr__transfer(of(conn), to_write ? CR__OUT : CR__IN, deadline_ns, try_nothing, &events);
 }
 
 static int stream_close_write(struct cr_conn *conn)
@@ -306,71 +321,70 @@ static int stream_fd(const struct cr_conn *conn)
     return of(conn)->poll.fd;
 }
 
+struct datagram {
+    struct iovec iov;
+    struct cr_addr *from;
+    const struct cr_addr *to;
+};
+
+static ssize_t try_recv_from(struct cr__fd_conn *c, void *arg)
+{
+    struct datagram *d = arg;
+    struct msghdr msg = {.msg_iov = &d->iov, .msg_iovlen = 1};
+    if (d->from) {
+        msg.msg_name = &d->from->sa;
+        msg.msg_namelen = sizeof(d->from->sa);
+    }
+    ssize_t n = cr__os_recvmsg(c->poll.fd, &msg, MSG_TRUNC);
+    if (n >= 0 && d->from)
+        d->from->size_bytes = msg.msg_namelen;
+    return n;
+}
+
 static ssize_t datagram_recv_from(struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from,
                                   int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
-    for (;;) {
-        int r = may_try(c, CR__IN, deadline_ns);
-        if (r < 0)
-            return r;
-        struct iovec iov = {buf, size_bytes};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-        if (from) {
-            msg.msg_name = &from->sa;
-            msg.msg_namelen = sizeof(from->sa);
-        }
-        ssize_t n = cr__os_recvmsg(c->poll.fd, &msg, MSG_TRUNC);
-        if (!is_final(c, CR__IN, n))
-            continue;
-        if (from)
-            from->size_bytes = msg.msg_namelen;
-        cr__breathe(cr__worker_here());
-        return n;
+    return cr__transfer(of(conn), CR__IN, deadline_ns, try_recv_from, &(struct datagram){.iov = {buf, size_bytes}, .from = from});
+}
+
+static ssize_t try_send_to(struct cr__fd_conn *c, void *arg)
+{
+    struct datagram *d = arg;
+    struct msghdr msg = {.msg_iov = &d->iov, .msg_iovlen = 1};
+    if (d->to) {
+        msg.msg_name = (void *)&d->to->sa;
+        msg.msg_namelen = d->to->size_bytes;
     }
+    return cr__os_sendmsg(c->poll.fd, &msg);
 }
 
 static ssize_t datagram_send_to(struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to,
                                 int64_t deadline_ns)
 {
-    struct cr__fd_conn *c = of(conn);
-    for (;;) {
-        int r = may_try(c, CR__OUT, deadline_ns);
-        if (r < 0)
-            return r;
-        struct iovec iov = {(void *)buf, size_bytes};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-        if (to) {
-            msg.msg_name = (void *)&to->sa;
-            msg.msg_namelen = to->size_bytes;
-        }
-        ssize_t n = cr__os_sendmsg(c->poll.fd, &msg);
-        if (!is_final(c, CR__OUT, n))
-            continue;
-        cr__breathe(cr__worker_here());
-        return n;
-    }
+    return cr__transfer(of(conn), CR__OUT, deadline_ns, try_send_to, &(struct datagram){.iov = {(void *)buf, size_bytes}, .to = to});
 }
 
 /* ---- Regular files ------------------------------------------------------------------------------------------ */
 
 static ssize_t file_pread(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t offset)
 {
-    ssize_t n;
+    ssize_t n = breathe(of(conn), CR_FOREVER);
+    if (n < 0)
+        return n;
     do
         n = cr__os_pread(of(conn)->poll.fd, buf, size_bytes, offset);
     while (n == -EINTR);
-    cr__breathe(cr__worker_here());
     return n;
 }
 
 static ssize_t file_pwrite(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t offset)
 {
-    ssize_t n;
+    ssize_t n = breathe(of(conn), CR_FOREVER);
+    if (n < 0)
+        return n;
     do
         n = cr__os_pwrite(of(conn)->poll.fd, buf, size_bytes, offset);
     while (n == -EINTR);
-    cr__breathe(cr__worker_here());
     return n;
 }
 

@@ -48,6 +48,11 @@ static inline struct cr__io *cr__io_here(void)
 /* Makes a connection of an open fd; on an error the fd stays open. */
 int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, const struct cr__conn_ops *ops, unsigned ready);
 
+/* Tries, and waits when the kernel has nothing (attempt says -EAGAIN); at the deadline tries once more. What attempt says, or -ETIMEDOUT,
+ * -ECANCELED, -EBUSY, -EBADF. */
+ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_t deadline_ns,
+                     ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg);
+
 /* Frees what it opened, the fd included. */
 void cr__fd_conn_close(struct cr__fd_conn *c);
 

@@ -189,26 +189,30 @@ static bool accept_again(int r)
     }
 }
 
+/* Accepts only if there is memory for the connection: else it stays in the backlog. */
+static ssize_t try_accept(struct cr__fd_conn *listener, void *unused)
+{
+    struct cr__io *io = cr__io_here();
+    void *room = cr__slab_get(&io->conns);
+    (void)unused;
+    if (!room)
+        return -ENOMEM;
+    cr__slab_put(&io->conns, room);
+    int fd;
+    do
+        fd = cr__os_accept(listener->poll.fd);
+    while (fd < 0 && accept_again(fd));
+    return fd;
+}
+
 static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
 {
     struct cr__fd_conn *lc = of_listener(l);
     enum cr__fd_kind kind = lc->kind;
     uint8_t scheme = lc->scheme;
-    int fd;
-    for (;;) {
-        if (!(lc->poll.ready & CR__READY_IN)) {
-            int r = cr__poll_wait(&lc->poll, CR__IN, deadline_ns);
-            if (r < 0)
-                return r;
-        }
-        fd = cr__os_accept(lc->poll.fd);
-        if (fd >= 0)
-            break;
-        if (fd == -EAGAIN)
-            lc->poll.ready &= (uint8_t)~CR__READY_IN;
-        else if (!accept_again(fd))
-            return fd;
-    }
+    int fd = (int)cr__transfer(lc, CR__IN, deadline_ns, try_accept, NULL);
+    if (fd < 0)
+        return fd;
     struct cr__fd_conn *c;
     int r = cr__fd_conn_open(&c, fd, kind, &cr__stream_ops, CR__READY_OUT);
     if (r < 0) {
@@ -217,7 +221,6 @@ static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t 
     }
     c->scheme = scheme;
     *out = &c->conn;
-    cr__breathe(cr__worker_here());
     return 0;
 }
 

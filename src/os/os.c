@@ -34,6 +34,13 @@ int cr__os_lstat_mode(const char *path, mode_t *mode)
     return 0;
 }
 
+void cr__os_take_sigpipe(void)
+{
+    static const uint64_t set = (uint64_t)1 << (SIGPIPE - 1); /* the kernel's own kind of set */
+    static const struct timespec at_once;
+    cr__syscall4(SYS_rt_sigtimedwait, &set, 0, &at_once, sizeof(set));
+}
+
 int cr__os_set_nonblocking(int fd)
 {
     long flags = cr__syscall3(SYS_fcntl, fd, F_GETFL, 0);

@@ -49,6 +49,9 @@ static inline int cr__os_probe_write(void *addr)
 }
 
 /* Files and sockets. */
+/* Takes back a SIGPIPE that the calling thread, which blocks it, has brought upon itself. */
+void cr__os_take_sigpipe(void);
+
 static inline ssize_t cr__os_read(int fd, void *buf, size_t size_bytes)
 {
     return cr__syscall3(SYS_read, fd, buf, size_bytes);

@@ -127,7 +127,7 @@ int cr__poll_add(struct cr__worker *worker, struct cr__pollable *p, int fd, unsi
         p->ready = CR__READY_IN | CR__READY_OUT | CR__READY_END;
         return 0;
     }
-    return r;
+    return r == -ENOSPC ? -ENOMEM : r; /* fs.epoll.max_user_watches */
 }
 
 void cr__poll_remove(struct cr__worker *worker, struct cr__pollable *p)
@@ -156,8 +156,10 @@ int cr__poll_wait(struct cr__pollable *p, enum cr__direction direction, int64_t 
     struct cr__record *me = cr__running(&worker);
     if (CR__UNLIKELY(!me))
         return -EPERM;
-    if (CR__UNLIKELY(p->waiter[direction] != NULL))
+    if (CR__UNLIKELY(p->waiter[direction] != NULL)) {
+        cr__breathe(worker); /* whoever tries again and again must not keep the other one from running */
         return -EBUSY;
+    }
     cr__wait_begin(me, direction == CR__IN ? CR__WAIT_READABLE : CR__WAIT_WRITABLE, p);
     p->waiter[direction] = me;
     struct poller *poller = worker->poller;

@@ -34,7 +34,7 @@ int cr__poll_init(struct cr__worker *worker);
 void cr__poll_fini(struct cr__worker *worker);
 
 /* Begins to watch fd; `ready` says what is assumed before the first event. The pollable's memory must be zeroed once, and be used for
- * pollables only. 0, also where the kernel can't poll fd; -ENOMEM, -ENOSPC. */
+ * pollables only. 0, also where the kernel can't poll fd; -ENOMEM; -EEXIST. */
 int cr__poll_add(struct cr__worker *worker, struct cr__pollable *p, int fd, unsigned ready);
 
 /* Stops watching, and wakes who waits with -EBADF. The fd is the caller's to close. */

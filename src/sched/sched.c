@@ -347,6 +347,7 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
 
     if (CR__UNLIKELY(me->co.sched_flags & CR__CANCEL)) {
         cr__wait_abandon(me);
+        cr__breathe(w); /* one that does not take no for an answer must not keep the others from ending */
         return -ECANCELED;
     }
     if (deadline_ns != CR_FOREVER) {

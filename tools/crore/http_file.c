@@ -409,7 +409,7 @@ static struct http_result redirect(struct session *s, const struct http_request 
     if (query)
         append(&line, query, (size_t)(request->target.bytes + request->target.size_bytes - query));
     append(&line, "\r\n", 3); /* its NUL, too */
-    struct http_result result = line.failed || line.size > 400 ? http_error(s, request, 404, "") : http_error(s, request, 301, line.bytes);
+    struct http_result result = line.failed || line.size > HTTP_ERROR_HEADERS_BYTES ? http_error(s, request, 404, "") : http_error(s, request, 301, line.bytes);
     free(line.bytes);
     return result;
 }

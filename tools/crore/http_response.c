@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 bool http_send(struct session *s, const void *bytes, size_t size_bytes)
 {
@@ -72,14 +73,18 @@ int http_head(char *buf, size_t size_bytes, int status, const struct http_reques
 
 struct http_result http_error(struct session *s, const struct http_request *request, int status, const char *headers)
 {
-    char response[512], body[64];
-    int body_size = status == 304 ? 0 : snprintf(body, sizeof(body), "%d %s\n", status, reason(status));
-    int size = http_head(response, sizeof(response), status, request);
-    size += snprintf(response + size, sizeof(response) - (size_t)size, "%s", headers);
-    if (status != 304)
-        size += snprintf(response + size, sizeof(response) - (size_t)size,
-                         "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n", body_size);
-    size += snprintf(response + size, sizeof(response) - (size_t)size, "\r\n%s", request->head || status == 304 ? "" : body);
-    bool sent = http_send(s, response, (size_t)size);
-    return (struct http_result){status, request->head ? 0 : body_size, sent && request->keep_alive};
+    char response[HTTP_ERROR_HEADERS_BYTES + 512], type[96] = "", body[64] = "";
+    size_t body_size = 0;
+    if (status != 304) {
+        body_size = (size_t)snprintf(body, sizeof(body), "%d %s\n", status, reason(status));
+        snprintf(type, sizeof(type), "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n", body_size);
+    }
+    if (request->head)
+        body_size = 0;
+    if (strlen(headers) > HTTP_ERROR_HEADERS_BYTES)
+        return (struct http_result){.status = status}; /* closes: a mistake of ours */
+    size_t size = (size_t)http_head(response, sizeof(response), status, request);
+    size += (size_t)snprintf(response + size, sizeof(response) - size, "%s%s\r\n%.*s", headers, type, (int)body_size, body);
+    bool sent = http_send(s, response, size);
+    return (struct http_result){status, (int64_t)body_size, sent && request->keep_alive};
 }

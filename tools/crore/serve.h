@@ -55,7 +55,8 @@ struct http_result {
     bool alive; /* the connection may go on */
 };
 
-/* A small response with an explanation in plain text. headers: further lines, each ending in CRLF; may be "". */
+/* A small response with an explanation in plain text. headers: further lines, each ending in CRLF, together at most that long; may be "". */
+#define HTTP_ERROR_HEADERS_BYTES 1024
 struct http_result http_error(struct session *session, const struct http_request *request, int status, const char *headers);
 
 /* The head's status line and common headers into buf; returns the length. */
