@@ -580,6 +580,103 @@ static int count_fds(void)
     return n;
 }
 
+static void closes_after_64_calls(void *conn)
+{
+    cr_close(conn); /* runs when the reader yields for fairness */
+    done = true;
+}
+
+TEST_CO(closing_while_the_reader_yields_is_told_and_safe)
+{
+    struct cr_conn *client, *server;
+    struct cr_listener *l = listen_on("tcp://127.0.0.1:0");
+    CHECK_EQ(cr_dial(&client, url, NULL), 0);
+    CHECK_EQ(cr_accept(l, &server), 0);
+    static char bytes[4096];
+    CHECK_EQ(cr_write_all(client, bytes, sizeof(bytes)), (ssize_t)sizeof(bytes));
+    CHECK_EQ(cr_go(closes_after_64_calls, server), 0);
+    ssize_t n;
+    char byte;
+    done = false;
+    int reads = 0;
+    while ((n = cr_read(server, &byte, 1)) == 1)
+        reads++;
+    CHECK(done);
+    CHECK_EQ(n, -EBADF);
+    CHECK(reads < 64);
+    cr_close(client);
+    cr_listener_close(l);
+}
+
+TEST_CO(with_a_deadline_in_the_past_it_is_tried_once)
+{
+    struct cr_conn *client, *server;
+    struct cr_listener *l = listen_on("tcp://127.0.0.1:0");
+    char bytes[8];
+    CHECK_EQ(cr_dial(&client, url, NULL), 0);
+    CHECK_EQ(cr_write_all(client, "here", 4), 4);
+    CHECK_EQ(cr_accept(l, &server), 0);
+    CHECK_EQ(cr_wait_readable_until(server, 0), 0);
+    CHECK_EQ(cr_read_until(server, bytes, sizeof(bytes), 0), 4);
+    CHECK_EQ(cr_read_until(server, bytes, sizeof(bytes), 0), -ETIMEDOUT);
+    CHECK_EQ(cr_wait_readable_until(server, 0), -ETIMEDOUT);
+    cr_close(client);
+    cr_close(server);
+    cr_listener_close(l);
+}
+
+TEST_CO(writing_to_a_closed_pipe_is_an_error_and_no_signal)
+{
+    int ends[2];
+    struct cr_conn *writer;
+    CHECK_EQ(pipe(ends), 0);
+    CHECK_EQ(cr_conn_from_fd(&writer, ends[1]), 0);
+    close(ends[0]);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(cr_write(writer, "x", 1), -EPIPE);
+        CHECK_EQ(cr_writev(writer, &(struct iovec){(void *)"x", 1}, 1), -EPIPE);
+        CHECK_EQ(cr_sleep(CR_MS), 0); /* where a pending one would be taken */
+    }
+    cr_close(writer);
+}
+
+static struct cr_conn *kept;
+
+static void close_kept(void *value)
+{
+    CHECK(value == &kept);
+    cr_close(kept);
+    done = true;
+}
+
+static void sleeps_for_ever(void *unused)
+{
+    (void)unused;
+    cr_sleep_until(CR_FOREVER);
+}
+
+static void waits_for_ever(void *unused)
+{
+    int ends[2];
+    unsigned key;
+    struct cr_co *other;
+    (void)unused;
+    CHECK_EQ(pipe(ends), 0);
+    CHECK_EQ(cr_conn_from_fd(&kept, ends[0]), 0);
+    CHECK_EQ(cr_local_key(&key, close_kept), 0);
+    CHECK_EQ(cr_local_set(key, &kept), 0);
+    CHECK_EQ(cr_spawn(&other, sleeps_for_ever, NULL, NULL), 0);
+    CHECK(cr_join(other) < 0);
+}
+
+TEST(local_storage_of_what_never_ended_may_still_close_connections)
+{
+    int devnull = open("/dev/null", O_WRONLY);
+    done = false;
+    CHECK_EQ(cr_run(waits_for_ever, NULL, &(struct cr_config){.report_fd = devnull}), -EDEADLK);
+    CHECK(done);
+}
+
 static struct cr_conn *elsewhere;
 
 static void *uses_it_outside(void *unused)

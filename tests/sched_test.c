@@ -1,5 +1,6 @@
 /* The scheduler, by behaviour: order, waiting, ending, and what it says when it can't go on. */
 #include <crore/crore.h>
+#include <fenv.h>
 #include <pthread.h>
 
 #include "test.h"
@@ -329,6 +330,99 @@ TEST_CO(a_bare_coroutine_inside_a_scheduled_one_may_wait)
         CHECK_EQ(cr_spawn(&cos[i], uses_generator, (void *)(intptr_t)6765, NULL), 0);
     for (int i = 0; i < 10; i++)
         CHECK_EQ(cr_join(cos[i]), 0);
+}
+
+static void never_takes_no(void *ended)
+{
+    while (!*(bool *)ended)
+        cr_sleep(CR_SEC); /* -ECANCELED, each time */
+}
+
+static void ends_a_little_later(void *ended)
+{
+    for (int i = 0; i < 100; i++)
+        cr_yield();
+    *(bool *)ended = true;
+}
+
+TEST_CO(one_that_ignores_its_cancellation_does_not_keep_the_others_from_ending)
+{
+    bool ended = false;
+    CHECK_EQ(cr_go(never_takes_no, &ended), 0);
+    CHECK_EQ(cr_go(ends_a_little_later, &ended), 0);
+    CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_shutdown(), 0);
+    while (!ended)
+        CHECK_EQ(cr_yield(), 0);
+}
+
+static int ended_with_a_stack;
+
+static void ends_with_a_stack(void *unused)
+{
+    (void)unused;
+    ended_with_a_stack++;
+}
+
+TEST_CO_CONFIG(who_waits_for_a_stack_of_another_size_is_not_in_the_way, &(struct cr_config){.max_stacks_bytes = 1 << 20})
+{
+    struct cr_co *cos[40];
+    for (int i = 0; i < 40; i++) {
+        struct cr_attr attr = {.stack_size_bytes = i % 3 == 0 ? 256 << 10 : 64 << 10};
+        CHECK_EQ(cr_spawn(&cos[i], ends_with_a_stack, NULL, &attr), 0);
+    }
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(cr_join(cos[i]), 0);
+    CHECK_EQ(ended_with_a_stack, 40);
+}
+
+TEST_CO(a_size_too_many_is_refused)
+{
+    int r = 0;
+    for (size_t i = 2; i < 40 && r == 0; i++)
+        r = cr_spawn(NULL, ends_with_a_stack, NULL, &(struct cr_attr){.stack_size_bytes = i * 4096});
+    CHECK_EQ(r, -EINVAL);
+}
+
+static void *shares_and_sleeps(void *unused)
+{
+    CHECK_EQ(cr_sleep(10 * CR_MS), 0);
+    return unused;
+}
+
+static void rounds_up_meanwhile(void *unused)
+{
+    (void)unused;
+    fesetround(FE_UPWARD);
+    CHECK_EQ(cr_sleep(30 * CR_MS), 0);
+    CHECK_EQ(fegetround(), FE_UPWARD);
+}
+
+TEST_CO(control_words_stay_also_while_one_inside_shares_them)
+{
+    struct cr_co *inside;
+    CHECK_EQ(cr_co_create(&inside, shares_and_sleeps, &(struct cr_attr){.flags = CR_FPU_SHARED}), 0);
+    CHECK_EQ(cr_go(rounds_up_meanwhile, NULL), 0);
+    CHECK_EQ(cr_co_resume(inside, NULL), 1);
+    CHECK_EQ(fegetround(), FE_TONEAREST);
+    cr_co_destroy(inside);
+}
+
+static void *runs_a_runtime(void *unused)
+{
+    CHECK_EQ(cr_run(ends_with_a_stack, NULL, NULL), 0);
+    CHECK(cr_co_current() != NULL);
+    CHECK_EQ(cr_co_yield(NULL), 0);
+    return unused;
+}
+
+TEST(a_bare_coroutine_may_run_a_runtime)
+{
+    struct cr_co *co;
+    CHECK_EQ(cr_co_create(&co, runs_a_runtime, &(struct cr_attr){.stack_size_bytes = 256 << 10}), 0);
+    CHECK_EQ(cr_co_resume(co, NULL), 0);
+    CHECK_EQ(cr_co_resume(co, NULL), 1);
+    cr_co_destroy(co);
 }
 
 TEST_CO(a_scheduled_coroutine_is_not_resumed_by_hand)

@@ -74,8 +74,8 @@ CR_API struct cr_co *cr_co_current(void);
 CR_API int cr_co_destroy(struct cr_co *co);
 
 /* Coroutine-local storage: one pointer per coroutine and key, for bare and scheduled ones.
- *   destroy: called with the value, if it is not NULL, when the coroutine ends or is destroyed;
- *            may be NULL. It runs where cr_co_current() is no longer that coroutine, and must not suspend
+ *   destroy: called with the value, if it is not NULL, when a scheduled coroutine ends or is dropped, and when a bare one
+ *            is destroyed; may be NULL. It must neither suspend nor set local values
  * Returns 0, or -EAGAIN when all CR_LOCAL_MAX keys are taken. Keys live as long as the program. Any thread. */
 #define CR_LOCAL_MAX 64
 CR_API CR_CHECKED int cr_local_key(unsigned *key, void (*destroy)(void *value));

@@ -154,14 +154,14 @@ CR__ALWAYS void *cr__switch(void **save, void *to, void *value, uint64_t *note)
     register void **a2 __asm__("a2") = save;
     register void *a3 __asm__("a3") = to;
     __asm__ volatile("addi sp, sp, -32\n\t"
-                     "lla t0, 1f\n\t"
-                     "sd t0, 0(sp)\n\t"
+                     "lla t1, 1f\n\t" /* not t0: a jump by that is predicted as a return */
+                     "sd t1, 0(sp)\n\t"
                      "sd s0, 8(sp)\n\t"
                      "sd s1, 16(sp)\n\t"
                      "sd sp, 0(a2)\n\t"
                      "mv sp, a3\n\t"
-                     "ld t0, 0(sp)\n\t"
-                     "jr t0\n"
+                     "ld t1, 0(sp)\n\t"
+                     "jr t1\n"
                      "1:\n\t"
                      "ld s0, 8(sp)\n\t"
                      "ld s1, 16(sp)\n\t"
@@ -266,14 +266,13 @@ CR__ALWAYS void *cr__switch_with_fpu(void **save, void *to, void *value, uint64_
     return value;
 }
 
-#if defined(__has_feature)
+#ifndef CR_NO_INLINE
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+#define CR_NO_INLINE 1
+#elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
 #define CR_NO_INLINE 1
 #endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
-#ifndef CR_NO_INLINE
-#define CR_NO_INLINE 1
 #endif
 #endif
 

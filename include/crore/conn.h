@@ -7,8 +7,9 @@
  *
  * One coroutine at a time may receive on a connection, and one (the same or another) may send: a second one
  * gets -EBUSY. Calls return bytes or 0, or a negative errno code; besides those named below, what the kernel
- * answered: -ECONNRESET, -EPIPE, -ENETUNREACH, … All may be called from scheduled coroutines only (-EPERM
- * elsewhere) and, unless said otherwise, suspend. SIGPIPE is never raised. */
+ * answered: -ECONNRESET, -EPIPE, -ENETUNREACH, … All are for scheduled coroutines (those that
+ * transfer or wait return -EPERM elsewhere; closing does nothing there) and, unless said otherwise, suspend. SIGPIPE is never
+ * raised. */
 #ifndef CRORE_CONN_H
 #define CRORE_CONN_H
 
@@ -47,8 +48,8 @@ struct cr_conn_opts {
  * unknown), -EMFILE, -ENOMEM, -EPERM. On an error nothing is left open. Suspends only to look a name up. */
 CR_API CR_CHECKED int cr_listen(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts);
 
-/* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS (nothing lost: the connection stays in the
- * backlog; try again when something was closed), -ETIMEDOUT, -ECANCELED, -EBADF (closed meanwhile). */
+/* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS (the connection stays in the backlog; try
+ * again when something was closed. Only where epoll itself has no memory, -ENOMEM, it is closed), -ETIMEDOUT, -ECANCELED, -EBADF (closed meanwhile). */
 CR_API CR_CHECKED int cr_accept(struct cr_listener *l, struct cr_conn **out);
 CR_API CR_CHECKED int cr_accept_until(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns);
 

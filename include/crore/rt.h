@@ -2,7 +2,8 @@
  *
  * Calls marked "suspends" give the processor to other coroutines until what they wait for has come.
  * Each has an _until form whose deadline is absolute, in nanoseconds of cr_now(); CR_FOREVER waits
- * without end, and a deadline in the past fails at once if the thing is not there already. After
+ * without end, and with a deadline in the past the call tries, does not suspend, and fails if the
+ * thing is not there. (Looking up the name that a listener binds to has no deadline.) After
  * -ETIMEDOUT or -ECANCELED nothing was consumed. A call made outside a scheduled coroutine returns
  * -EPERM. */
 #ifndef CRORE_RT_H
@@ -29,26 +30,30 @@ struct cr_config {
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. At the bound, ones that
-                                have not started wait for a stack */
-    int report_fd;           /* where the runtime writes reports to people; 0: standard error */
+                                have not started wait for a stack of their size */
+    int report_fd;           /* where it is told that nothing can ever run again; 0: standard error. (Overflows and broken
+                                invariants are told on standard error) */
 };
 
 /* Runs fn(arg) as the first coroutine on the calling thread, and returns when every coroutine has ended.
  * Asynchronous signals are blocked meanwhile and taken between coroutines, on the thread's own stack, with
- * whatever disposition the program gave them.
+ * whatever disposition the program gave them. Threads and child processes made by a coroutine inherit the mask:
+ * give a child its own before exec. A child of fork(2) that does not exec must not use the runtime: it shares the
+ * parent's epoll.
  * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EDEADLK when nothing can ever run again, after a
  * report that lists the parked coroutines (their stacks and records are given back, their frames are
  * not unwound); or what opening the poller returned. */
 CR_API CR_CHECKED int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config);
 
 /* The same in three steps, for programs that keep their main loop: cr_rt_start runs fn(arg) on a worker
- * thread of the runtime's own and returns. One start per runtime. Called from any thread but a worker.
+ * thread of the runtime's own and returns. One start per runtime. Called from any thread but a worker, by one at a
+ * time. When nothing can run any more it reports so, and waits: cr_rt_stop may still come.
  * Returns as cr_run, plus -EALREADY (started before) and what creating the thread returned. */
 CR_API CR_CHECKED int cr_rt_create(struct cr_rt **out, const struct cr_config *config);
 CR_API CR_CHECKED int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg);
 
 /* Cancels every coroutine, waits until all have ended, and ends the worker: blocks the calling thread.
- * A coroutine that ignores -ECANCELED delays it. Returns what cr_run would have; -EINVAL if not started;
+ * A coroutine that ignores -ECANCELED delays it as long as it goes on. Returns what cr_run would have; -EINVAL if not started;
  * -EPERM from a coroutine of that runtime (there, use cr_shutdown). */
 CR_API int cr_rt_stop(struct cr_rt *rt);
 

@@ -5,19 +5,19 @@
 
 #include <crore/rt.h>
 
-#ifndef CR_NO_INLINE
-
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 /* The running coroutine has been put at the end of the run queue: it is to suspend into *from, and go on at `to`. from NULL: nothing to
- * switch to; `to` is then what cr_yield returns. */
+ * switch to, or it has been done already; `to` is then what cr_yield returns. */
 struct cr__leave {
     struct cr__co_head *from;
     void *to;
 };
 CR_API struct cr__leave cr__yield_begin(void);
+
+#ifndef CR_NO_INLINE
 
 extern inline __attribute__((gnu_inline, always_inline)) int cr_yield(void)
 {
@@ -32,10 +32,10 @@ extern inline __attribute__((gnu_inline, always_inline)) int cr_yield(void)
     return 0;
 }
 
-#ifdef __cplusplus
-}
 #endif
 
+#ifdef __cplusplus
+}
 #endif
 
 #endif

@@ -59,7 +59,7 @@ void cr__san_leave(struct cr_co *from, struct cr_co *to, bool dies)
         bottom = cr__stack_low(to->stack);
         size = (size_t)(to->stack.top - (const char *)bottom);
     }
-    left_root = cr__co_state(from) == CR__CO_ROOT;
+    left_root = cr__co_state(from) == CR__CO_ROOT && !from->stack.top;
     __sanitizer_start_switch_fiber(dies ? NULL : &from->fake_stack, bottom, size);
 }
 

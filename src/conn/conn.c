@@ -2,11 +2,13 @@
  * providers have in common (write_all) is here as well. */
 #include "conn/conn.h"
 
-static struct cr_net *default_net;
+#include <stdatomic.h>
+
+static struct cr_net *_Atomic default_net; /* each runtime sets the same */
 
 void cr__conn_default_net(struct cr_net *net)
 {
-    default_net = net;
+    atomic_store_explicit(&default_net, net, memory_order_relaxed);
 }
 
 static bool in_coroutine(void)
@@ -24,7 +26,7 @@ static int prepare(const char *text, const struct cr_conn_opts **opts, struct cr
         return -EPERM;
     if (!*opts)
         *opts = &no_opts;
-    *net = (*opts)->net ? (*opts)->net : default_net;
+    *net = (*opts)->net ? (*opts)->net : atomic_load_explicit(&default_net, memory_order_relaxed);
     return cr__url_parse(url, text);
 }
 

@@ -118,8 +118,11 @@ static int bind_socket(int fd, const struct cr_addr *addr, const struct cr__url 
     int r = cr__os_bind(fd, (const struct sockaddr *)&addr->sa, addr->size_bytes);
     if (r == -EADDRINUSE && has_file(url) && remove_stale(addr, url->host))
         r = cr__os_bind(fd, (const struct sockaddr *)&addr->sa, addr->size_bytes);
-    if (r == 0 && has_file(url) && opts->mode)
+    if (r == 0 && has_file(url) && opts->mode) {
         r = cr__os_chmod(url->host, opts->mode);
+        if (r < 0)
+            cr__os_unlink(url->host);
+    }
     return r;
 }
 
@@ -158,6 +161,8 @@ static int kernel_listen(struct cr_net *net, struct cr_listener **out, const str
         r = cr__fd_conn_open(&c, fd, kind_of(url), NULL, CR__READY_IN);
     if (r < 0) {
         cr__os_close(fd);
+        if (has_file(url))
+            cr__os_unlink(url->host);
         return r;
     }
     c->listener.ops = &listener_ops;
@@ -266,14 +271,14 @@ static int kernel_bind(struct cr_net *net, struct cr_conn **out, const struct cr
 /* ---- Dialling ----------------------------------------------------------------------------------------------- */
 
 /* Binds to the address that the caller wants to come from; the kernel chooses the port when it knows the peer's. */
-static int bind_source(int fd, const struct cr__url *url, const struct cr_conn_opts *opts)
+static int bind_source(int fd, const struct cr__url *url, const struct cr_conn_opts *opts, int64_t deadline_ns)
 {
     struct cr__url source = {.scheme = url->scheme};
     struct cr_addr addr;
     int r = cr__url_parse_authority(&source, opts->source, false);
     if (r < 0)
         return r;
-    r = cr_resolve(source.host, source.port, &addr, 1);
+    r = cr_resolve_until(source.host, source.port, &addr, 1, deadline_ns);
     if (r < 0)
         return r;
     if (source.port == 0)
@@ -312,12 +317,19 @@ static int dial_one(struct cr__fd_conn **out, const struct cr_addr *addr, const 
     int fd = open_socket(addr, url, opts);
     if (fd < 0)
         return fd;
-    int r = opts->source ? bind_source(fd, url, opts) : 0;
+    int r = opts->source ? bind_source(fd, url, opts, deadline_ns) : 0;
     if (r < 0) {
         cr__os_close(fd);
         return r;
     }
     return connect_until(out, fd, addr, url, deadline_ns);
+}
+
+/* A deadline for the first of so many attempts: one that is not answered must leave time for the others. */
+static int64_t share_of(int64_t deadline_ns, int attempts)
+{
+    int64_t now_ns = cr_now();
+    return deadline_ns == CR_FOREVER || deadline_ns <= now_ns ? deadline_ns : now_ns + (deadline_ns - now_ns) / attempts;
 }
 
 static int kernel_dial(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts,
@@ -331,7 +343,7 @@ static int kernel_dial(struct cr_net *net, struct cr_conn **out, const struct cr
     int r = count;
     for (int i = 0; i < count; i++) {
         struct cr__fd_conn *c;
-        r = dial_one(&c, &addrs[i], url, opts, deadline_ns);
+        r = dial_one(&c, &addrs[i], url, opts, share_of(deadline_ns, count - i));
         if (r == 0) {
             c->scheme = (uint8_t)url->scheme;
             *out = &c->conn;

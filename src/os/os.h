@@ -5,7 +5,6 @@
 #define CR__OS_H
 
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -20,7 +19,6 @@
 
 #ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
 #define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE 103
 #endif
 
 /* Monotonic nanoseconds. */

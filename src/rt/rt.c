@@ -65,19 +65,20 @@ static int run_worker(struct cr_rt *rt)
         return -ENOMEM;
     rt->worker = worker;
     cr__conn_default_net(&cr__kernel_net);
-    int r = cr__worker_init(worker, &rt->config);
+    cr__worker_init(worker, &rt->config);
+    worker->owner = rt;
+    worker->stoppable = rt->stop_fd >= 0;
+    int r = cr__poll_init(worker);
     if (r == 0) {
-        r = cr__poll_init(worker);
+        r = cr__io_init(worker);
         if (r == 0) {
-            r = cr__io_init(worker);
-            if (r == 0) {
-                r = run_opened(rt, worker);
-                cr__io_fini(worker);
-            }
-            cr__poll_fini(worker);
+            r = run_opened(rt, worker);
+            cr__worker_drop(worker);
+            cr__io_fini(worker);
         }
-        cr__worker_fini(worker);
+        cr__poll_fini(worker);
     }
+    cr__worker_fini(worker);
     cr__mem_free(worker, sizeof(*worker), CR__MEM_OTHER);
     return r;
 }
@@ -126,17 +127,24 @@ int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
         return -EALREADY;
     rt->fn = fn;
     rt->arg = arg;
+    rt->started = rt->running = true; /* before: its first coroutine may ask */
     int r = pthread_create(&rt->thread, NULL, thread_main, rt);
-    rt->started = rt->running = r == 0;
+    if (r != 0)
+        rt->started = rt->running = false;
     return -r;
+}
+
+static bool is_inside(const struct cr_rt *rt)
+{
+    const struct cr__worker *here = cr__worker_here();
+    return here && here->owner == rt;
 }
 
 int cr_rt_wait(struct cr_rt *rt)
 {
     if (!rt->running)
         return -EINVAL;
-    struct cr__worker *here = cr__worker_here();
-    if (here && here == rt->worker)
+    if (is_inside(rt))
         return -EPERM;
     pthread_join(rt->thread, NULL);
     rt->running = false;
@@ -147,6 +155,8 @@ int cr_rt_stop(struct cr_rt *rt)
 {
     if (!rt->running)
         return -EINVAL;
+    if (is_inside(rt))
+        return -EPERM;
     uint64_t one = 1;
     cr__os_write(rt->stop_fd, &one, sizeof(one));
     return cr_rt_wait(rt);

@@ -49,7 +49,8 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     }
     w->stats.stack_waits++;
     record->co.sched_wait = CR__WAIT_STACK;
-    cr__queue_push(&w->starved, &record->co);
+    cr__queue_push(&w->starved[cr__stack_class(&w->stacks, record->stack_bytes)], &record->co);
+    w->starving++;
     return false;
 }
 
@@ -105,8 +106,8 @@ __attribute__((always_inline)) static inline void switch_away(struct cr__self *s
 {
     struct cr_co *from, *to = leave_for(self, w, me, &from);
     uint64_t note = 0;
-    if (CR__LIKELY(to != from))
-        cr__co_switch(from, to, cr__co_own_fpu(from), NULL, &note);
+    if (CR__LIKELY(to != from)) /* a bare one that shares its control words shares them with me */
+        cr__co_switch(from, to, cr__co_own_fpu(from) || cr__co_own_fpu(&me->co), NULL, &note);
 }
 
 static void free_record(struct cr__worker *w, struct cr__record *record)
@@ -114,6 +115,18 @@ static void free_record(struct cr__worker *w, struct cr__record *record)
     cr__co_state_set(&record->co, CR__CO_FREE);
     record->co.sched_flags = 0; /* a handle that is used once more is no handle */
     cr__slab_put(&w->records, record);
+}
+
+/* A stack of that size is free again: for who waits for one of its size, else another tries its luck. */
+static CR__COLD void feed(struct cr__worker *w, uint32_t stack_bytes)
+{
+    int class = cr__stack_class(&w->stacks, stack_bytes);
+    while (!w->starved[class].head)
+        class = (class + 1) % CR__STACK_CLASSES;
+    struct cr_co *waits = cr__queue_pop(&w->starved[class]);
+    w->starving--;
+    waits->sched_wait = CR__WAIT_NONE;
+    make_ready(w, record_of(waits));
 }
 
 /* The stack goes back while we run on it, which stack.h allows: we leave it before anyone else of this worker arrives there. */
@@ -124,11 +137,8 @@ static void end_running(struct cr__worker *w, struct cr__record *me)
     w->live--;
     w->stats.ended++;
     cr__stack_put(&w->stacks, me->co.stack);
-    if (CR__UNLIKELY(w->starved.head != NULL)) {
-        struct cr_co *waits = cr__queue_pop(&w->starved);
-        waits->sched_wait = CR__WAIT_NONE;
-        make_ready(w, record_of(waits));
-    }
+    if (CR__UNLIKELY(w->starving > 0))
+        feed(w, me->stack_bytes);
     struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
     cr__san_bury(&me->co);
     if (me->co.sched_flags & CR__HANDLE) {
@@ -161,6 +171,8 @@ int cr__spawn(struct cr__worker *w, struct cr_co **out, void (*fn)(void *), void
     unsigned flags = 0;
     uint32_t stack_bytes = w->default_stack_bytes;
     if (!fn || (attr && cr__attr_check(attr, w->default_stack_bytes, &flags, &stack_bytes) < 0))
+        return -EINVAL;
+    if (attr && (cr__stack_class(&w->stacks, stack_bytes) < 0 || !cr__stack_fits(&w->stacks, stack_bytes)))
         return -EINVAL;
     struct cr__record *record = cr__slab_get(&w->records);
     if (!record)
@@ -303,13 +315,6 @@ int cr_yield(void)
     return 0;
 }
 
-/* As declared in crore/rt_inline.h, which the library itself does not use. */
-struct cr__leave {
-    struct cr_co *from;
-    void *to;
-};
-CR_API struct cr__leave cr__yield_begin(void);
-
 static CR__NOINLINE struct cr__leave yield_begin_any(void)
 {
     struct cr__worker *w;
@@ -317,8 +322,8 @@ static CR__NOINLINE struct cr__leave yield_begin_any(void)
     if (CR__UNLIKELY(!me))
         return (struct cr__leave){NULL, (void *)(intptr_t)-EPERM};
     make_ready(w, me);
-    struct cr_co *from, *to = leave_for(cr__self_get(), w, me, &from);
-    return (struct cr__leave){to == from ? NULL : from, to == from ? NULL : to->sp};
+    switch_away(cr__self_get(), w, me);
+    return (struct cr__leave){NULL, NULL};
 }
 
 /* The same as yield_begin_any, without a call: from a scheduled coroutine to one that has begun. */
@@ -337,7 +342,7 @@ struct cr__leave cr__yield_begin(void)
     struct cr_co *after = w->ready.head = to->next; /* me, if no other is ready */
     prefetch(after, YIELDED_LINES);
     self->current = to->below;
-    return (struct cr__leave){me, to->below->sp};
+    return (struct cr__leave){(struct cr__co_head *)me, to->below->sp};
 }
 
 int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
@@ -397,7 +402,10 @@ int cr_sleep_until(int64_t deadline_ns)
         return -EPERM;
     cr__wait_begin(me, CR__WAIT_SLEEP, NULL);
     int r = cr__wait_suspend(w, me, deadline_ns);
-    return r == -ETIMEDOUT ? 0 : r; /* the time had come before we slept */
+    if (r != -ETIMEDOUT)
+        return r;
+    cr__breathe(cr__worker_here()); /* the time had come before we slept */
+    return 0;
 }
 
 int cr_sleep(int64_t duration_ns)
@@ -466,9 +474,11 @@ int cr__worker_run(struct cr__worker *w)
         if (w->live == 0)
             break;
         int64_t timeout_ns = poll_timeout(w);
-        if (timeout_ns < 0 && w->poller_ops->waiters(w) == 0) {
+        if (timeout_ns < 0 && w->poller_ops->waiters(w) == 0 && !w->reported) {
             cr__worker_report(w, w->report_fd);
-            return -EDEADLK;
+            if (!w->stoppable)
+                return -EDEADLK;
+            w->reported = true;
         }
         w->stats.polls++;
         int r = w->poller_ops->poll(w, timeout_ns);
@@ -484,7 +494,7 @@ int cr__worker_run(struct cr__worker *w)
 
 /* ---- Setting up --------------------------------------------------------------------------------------------- */
 
-int cr__worker_init(struct cr__worker *w, const struct cr_config *config)
+void cr__worker_init(struct cr__worker *w, const struct cr_config *config)
 {
     struct cr__self *self = cr__self_here();
     memset(w, 0, sizeof(*w));
@@ -492,18 +502,20 @@ int cr__worker_init(struct cr__worker *w, const struct cr_config *config)
     w->chain_budget = FIRST_CHAIN_BUDGET;
     w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
     w->report_fd = config->report_fd ? config->report_fd : STDERR_FILENO;
+    w->outside = self->current; /* a bare coroutine, perhaps */
     w->loop.mode = CR__MODE(CR__CO_ROOT, 0);
+    w->loop.stack = self->current->stack;
 #ifdef CR__TSAN
-    w->loop.tsan_fiber = self->root.tsan_fiber;
+    w->loop.tsan_fiber = self->current->tsan_fiber;
 #endif
     cr__slab_init(&w->records, sizeof(struct cr__record), RECORD_CHUNK_BYTES, CR__MEM_RECORDS);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes);
     w->now_ns = cr__os_now_ns();
     cr__wheel_init(&w->wheel, w->now_ns);
+    cr__stack_class(&w->stacks, w->default_stack_bytes);
     self->worker = w;
     self->current = &w->loop;
-    return 0;
 }
 
 static void drop(void *object, void *arg)
@@ -514,14 +526,18 @@ static void drop(void *object, void *arg)
         cr__co_cold_free(&record->co);
 }
 
+void cr__worker_drop(struct cr__worker *w)
+{
+    cr__slab_each(&w->records, drop, w);
+}
+
 void cr__worker_fini(struct cr__worker *w)
 {
     struct cr__self *self = cr__self_here();
-    cr__slab_each(&w->records, drop, w);
     cr__slab_fini(&w->records);
     cr__stack_pool_fini(&w->stacks);
     self->worker = NULL;
-    self->current = &self->root;
+    self->current = w->outside;
 }
 
 int cr_stats_get(struct cr_stats *out)

@@ -102,11 +102,13 @@ struct cr__worker {
     int io_budget;               /* calls that did not suspend, left before one yields */
     bool chain;
     struct cr_co loop;           /* the worker's own stack as a context */
+    struct cr_co *outside;       /* what ran on this thread before, and will again */
 
     /* at spawn and end */
     struct cr__slab records;
     struct cr__stack_pool stacks;
-    struct cr__queue starved;    /* started in their turn, and no stack was left */
+    struct cr__queue starved[CR__STACK_CLASSES]; /* started in their turn, and no stack of that class was left */
+    unsigned starving;           /* how many */
     uint64_t live;
     uint32_t last_id;
     uint32_t default_stack_bytes;
@@ -118,6 +120,9 @@ struct cr__worker {
     void *poller;                /* poll's */
     void *io;                    /* io's */
     void *rt;                    /* rt's: signals */
+    const void *owner;           /* the runtime that it is of */
+    bool stoppable;              /* from another thread: then there is always something that may still come */
+    bool reported;               /* that nothing can run any more, since something last did */
     int chain_budget;            /* what a chain starts with: adapts to how long the coroutines run */
     bool used_up;                /* the last one's was */
     bool stopping;               /* everything is being cancelled, and so is what comes */
@@ -150,10 +155,13 @@ static inline struct cr__record *cr__running(struct cr__worker **worker)
     return cr__record_around(self->current);
 }
 
-/* Makes the calling thread a worker. config has been checked. 0 or -ENOMEM. */
-int cr__worker_init(struct cr__worker *worker, const struct cr_config *config);
+/* Makes the calling thread a worker. config has been checked. */
+void cr__worker_init(struct cr__worker *worker, const struct cr_config *config);
 
-/* Frees everything; coroutines that have not ended are dropped. */
+/* Drops the coroutines that have not ended: their names and local storage are freed, by destructors that may still close connections. */
+void cr__worker_drop(struct cr__worker *worker);
+
+/* Frees everything. */
 void cr__worker_fini(struct cr__worker *worker);
 
 /* Runs until no coroutine is live. 0; -EDEADLK after a report; what polling failed with. */

@@ -37,7 +37,7 @@ struct cr__wheel {
 
 void cr__wheel_init(struct cr__wheel *wheel, int64_t now_ns);
 
-/* Arms a timer that is not armed. A deadline in the past fires at the next cr__wheel_fire. */
+/* Arms a timer that is not armed. A deadline in the past fires with the next tick. */
 void cr__wheel_arm(struct cr__wheel *wheel, struct cr__timer *timer, int64_t deadline_ns);
 
 /* Disarms one that is armed. */

@@ -47,6 +47,8 @@ static void pass_on(int signo, siginfo_t *info, void *ucontext)
         previous->sa_handler(signo);
     } else {
         signal(signo, SIG_DFL); /* the instruction faults again, now fatally and with the right core dump */
+        if (info->si_code <= 0)
+            raise(signo); /* somebody sent it: no instruction would */
     }
 }
 
@@ -89,17 +91,29 @@ int cr__overflow_enter(cr__stack_describe *describe, void **saved)
     return 0;
 }
 
+/* Unless the program has put a handler of its own there meanwhile. */
+static void restore(int signo, const struct sigaction *previous)
+{
+    struct sigaction present;
+    sigaction(signo, NULL, &present);
+    if ((present.sa_flags & SA_SIGINFO) && present.sa_sigaction == on_fault)
+        sigaction(signo, previous, NULL);
+}
+
 void cr__overflow_leave(void *saved)
 {
     struct entry *entry = saved;
     pthread_mutex_lock(&lock);
     if (--threads_inside == 0) {
-        sigaction(SIGSEGV, &previous_segv, NULL);
-        sigaction(SIGBUS, &previous_bus, NULL);
+        restore(SIGSEGV, &previous_segv);
+        restore(SIGBUS, &previous_bus);
     }
     pthread_mutex_unlock(&lock);
     if (entry->alternate) {
-        sigaltstack(&entry->previous, NULL);
+        stack_t present;
+        sigaltstack(NULL, &present);
+        if (present.ss_sp == entry->alternate)
+            sigaltstack(&entry->previous, NULL);
         cr__mem_unmap(entry->alternate, ALTERNATE_STACK_BYTES, CR__MEM_OTHER);
     }
     cr__mem_free(entry, sizeof(*entry), CR__MEM_OTHER);

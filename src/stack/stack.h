@@ -59,6 +59,12 @@ void cr__stack_pool_fini(struct cr__stack_pool *pool);
 /* The usable size for a wish: 0 is the default; rounded up to pages; 0 when it is absurd. */
 uint32_t cr__stack_size(size_t wish_bytes);
 
+/* The class of a size as cr__stack_size gives it, claimed if it is new: 0 to CR__STACK_CLASSES - 1, or -EINVAL for one size too many. */
+int cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes);
+
+/* Whether there can ever be one of that size. */
+bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes);
+
 CR__COLD int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out);
 
 /* Takes a stack. 0; -ENOMEM (bound reached, no address space, no guard to be had, or a 17th size). */

@@ -34,6 +34,7 @@ struct cr__stack_chunk {
 #define DIRECTORY_ENTRIES 65536
 static _Atomic(struct cr__stack_chunk *) directory[DIRECTORY_ENTRIES];
 static _Atomic uint32_t directory_used;
+static _Atomic int32_t directory_holes; /* about how many entries below that are empty: none, and nothing is searched */
 
 /* How guards are made, learned at the first one; any thread may find out, all find the same. */
 static _Atomic enum { GUARDS_UNKNOWN, GUARDS_LIGHT, GUARDS_BY_MPROTECT } guard_kind;
@@ -55,12 +56,14 @@ void cr__stack_pool_init(struct cr__stack_pool *pool, size_t guard_bytes, size_t
 
 static void directory_add(struct cr__stack_chunk *chunk)
 {
-    uint32_t used = atomic_load_explicit(&directory_used, memory_order_relaxed);
-    for (uint32_t i = 0; i < used; i++) {
+    uint32_t used = atomic_load_explicit(&directory_holes, memory_order_relaxed) > 0 ? atomic_load(&directory_used) : 0;
+    for (uint32_t i = 0; i < used && i < DIRECTORY_ENTRIES; i++) {
         struct cr__stack_chunk *empty = NULL;
         if (atomic_load_explicit(&directory[i], memory_order_relaxed) == NULL &&
-            atomic_compare_exchange_strong(&directory[i], &empty, chunk))
+            atomic_compare_exchange_strong(&directory[i], &empty, chunk)) {
+            atomic_fetch_sub(&directory_holes, 1);
             return;
+        }
     }
     uint32_t i = atomic_fetch_add(&directory_used, 1);
     if (i < DIRECTORY_ENTRIES)
@@ -74,8 +77,10 @@ static void directory_remove(struct cr__stack_chunk *chunk)
     uint32_t used = atomic_load(&directory_used);
     for (uint32_t i = 0; i < used && i < DIRECTORY_ENTRIES; i++) {
         struct cr__stack_chunk *self = chunk;
-        if (atomic_compare_exchange_strong(&directory[i], &self, NULL))
+        if (atomic_compare_exchange_strong(&directory[i], &self, NULL)) {
+            atomic_fetch_add(&directory_holes, 1);
             return;
+        }
     }
 }
 
@@ -129,6 +134,12 @@ static size_t guard_of(const struct cr__stack_pool *pool, size_t size_bytes)
     return pool->guard_bytes + (even ? 4096 : 0);
 }
 
+int cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes)
+{
+    struct cr__stack_class *c = class_of(pool, size_bytes);
+    return c ? (int)(c - pool->classes) : -EINVAL;
+}
+
 static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
 {
     size_t guard_bytes = guard_of(pool, c->size_bytes), slot_bytes = guard_bytes + c->size_bytes;
@@ -137,6 +148,8 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
     if (pool->max_bytes) {
         size_t room = pool->bytes < pool->max_bytes ? (pool->max_bytes - pool->bytes) / slot_bytes : 0;
         slots = slots < room ? slots : room;
+        size_t share = pool->max_bytes / CR__STACK_CLASSES / slot_bytes + 1; /* one size must not take all at once */
+        slots = slots < share ? slots : share;
     }
     if (slots == 0)
         return -ENOMEM;
@@ -180,13 +193,54 @@ static int guard_learn(char *addr, size_t size_bytes)
 static int guard_install(char *addr, size_t size_bytes)
 {
     switch (atomic_load_explicit(&guard_kind, memory_order_relaxed)) {
-    case GUARDS_LIGHT:
-        return cr__mem_advise(addr, size_bytes, MADV_GUARD_INSTALL);
+    case GUARDS_LIGHT: {
+        int r = cr__mem_advise(addr, size_bytes, MADV_GUARD_INSTALL);
+        return r == -EINVAL ? cr__mem_protect(addr, size_bytes, PROT_NONE) : r; /* locked memory (mlockall) takes none */
+    }
     case GUARDS_BY_MPROTECT:
         return cr__mem_protect(addr, size_bytes, PROT_NONE);
     default:
         return guard_learn(addr, size_bytes);
     }
+}
+
+static void chunk_unmap(struct cr__stack_chunk *chunk)
+{
+    size_t bytes = chunk->slots * chunk->slot_bytes;
+    directory_remove(chunk);
+    leak_check(chunk, false);
+#ifdef CR__ASAN
+    __asan_unpoison_memory_region(chunk->base, bytes);
+#endif
+    cr__mem_unmap(chunk->base, bytes, CR__MEM_STACKS);
+    cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
+}
+
+/* Unmaps what sizes hold of which no stack is in use, for one that finds no room. Returns whether that was anything. */
+static bool reclaim(struct cr__stack_pool *pool)
+{
+    bool any = false;
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES; c++) {
+        if (c->in_use > 0 || !c->end)
+            continue;
+        for (struct cr__stack_chunk **link = &pool->chunks, *chunk; (chunk = *link) != NULL;) {
+            if (chunk->stack_bytes != c->size_bytes) {
+                link = &chunk->next;
+                continue;
+            }
+            *link = chunk->next;
+            pool->bytes -= chunk->slots * chunk->slot_bytes;
+            chunk_unmap(chunk);
+        }
+        *c = (struct cr__stack_class){.size_bytes = c->size_bytes};
+        any = true;
+    }
+    return any;
+}
+
+bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes)
+{
+    return pool->max_bytes == 0 || guard_of(pool, size_bytes) + size_bytes <= pool->max_bytes;
 }
 
 int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
@@ -197,6 +251,8 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
     size_t guard_bytes = guard_of(pool, size_bytes), slot_bytes = guard_bytes + size_bytes;
     if (c->fresh == c->end) {
         int r = chunk_add(pool, c);
+        if (r == -ENOMEM && reclaim(pool))
+            r = chunk_add(pool, c);
         if (r < 0)
             return r;
     }
@@ -235,14 +291,7 @@ void cr__stack_pool_fini(struct cr__stack_pool *pool)
 {
     for (struct cr__stack_chunk *chunk = pool->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
-        directory_remove(chunk);
-        leak_check(chunk, false);
-        size_t bytes = chunk->slots * chunk->slot_bytes;
-#ifdef CR__ASAN
-        __asan_unpoison_memory_region(chunk->base, bytes);
-#endif
-        cr__mem_unmap(chunk->base, bytes, CR__MEM_STACKS);
-        cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
+        chunk_unmap(chunk);
     }
     memset(pool, 0, sizeof(*pool));
 }

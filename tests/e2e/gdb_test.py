@@ -97,7 +97,7 @@ def test_parked():
     text, by_address, again = stopped("crore bt 2", "crore bt sleeper", "crore bt 2")
     assert text.startswith('coroutine 2 "the sleeper" in sleeper_main, parked: waits for a point in time'), text
     ends_with(text, PARKED)
-    assert functions(text)[0] == "cr__switch" and "cr_sleep" in functions(text), text
+    assert functions(text)[0] == "cr__switch" and "cr_sleep_until" in functions(text), text
     assert text.strip() == by_address.strip() == again.strip(), (text, by_address, again)
 
 

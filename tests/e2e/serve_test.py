@@ -175,6 +175,10 @@ def test_folders():
         status, headers, _ = get(server, "/sub")
         assert status == 301 and headers["location"] == "/sub/"
         assert get(server, "/sub?a=b&c")[1]["location"] == "/sub/?a=b&c"
+        for length in (300, 340, 380, 420, 900): # a Location larger than a response that was made for small ones
+            status, headers, body = get(server, "/sub?" + "q" * length)
+            assert status == 301 and headers["location"] == "/sub/?" + "q" * length and body == b"301 Moved Permanently\n"
+        assert get(server, "/sub?" + "q" * 1100)[0] == 404
         status, headers, body = get(server, "/list/")
         assert status == 200 and b"one.txt" in body and b"<b>" not in body and b"%3Cb%3E.txt" in body
         assert get(server, "/")[0] == 200
@@ -301,6 +305,33 @@ def test_out_of_files():
         assert len(err.splitlines()) == 2, err
 
 
+def test_out_of_files_for_files():
+    """with more clients than file descriptors those connected still get files, all at the same time"""
+    with Server(ROOT, files=40) as server:
+        held = [server.connect() for _ in range(60)]
+        time.sleep(0.2)
+        for _ in range(3):
+            for sock in held[:20]:
+                sock.sendall(b"GET /data.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+            for sock in held[:20]:
+                status, _, body = read_response(sock)
+                assert status == 200 and body == DATA
+        code, _, err = server.stop()
+        assert code == 0 and "accepting pauses" in err, err
+
+
+def test_trailers():
+    """a trailer is no header"""
+    with Server(ROOT) as server, server.connect() as sock:
+        for trailer in (b"If-None-Match: *", b"Range: bytes=0-1"):
+            sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + trailer + b"\r\n\r\n")
+            assert read_response(sock)[::2] == (200, b"hello, world\n"), trailer
+        sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n")
+        assert read_response(sock)[0] == 200, "many small chunks are no large head"
+        sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        assert read_response(sock)[0] == 400
+
+
 def test_max_connections():
     """at --max-connections accepting pauses, and goes on when one closes"""
     with Server("--echo", "--max-connections", "5") as server:
@@ -314,6 +345,56 @@ def test_max_connections():
         held[0].close()
         held[5].settimeout(10)
         assert held[5].recv(1) == b"x"
+
+
+def test_max_connections_on_two_listeners():
+    """at the limit with two listeners nobody spins, those connected are served, and it ends"""
+    with Server("--echo", "--max-connections", "2", "--listen", "tcp://127.0.0.1:0", files=60) as server:
+        held = [server.connect() for _ in range(4)]
+        for sock in held[:2]:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+        ticks = lambda: sum(int(field) for field in open(f"/proc/{server.process.pid}/stat").read().rsplit(")", 1)[1].split()[11:13])
+        before = ticks()
+        time.sleep(1)
+        assert ticks() - before < 50, "it spins"
+        held[0].close()
+        held[2].sendall(b"y")
+        assert held[2].recv(1) == b"y"
+        code, _, _ = server.stop()
+        assert code == 0
+
+
+def test_hang_up_while_downloading():
+    """a client that hangs up in the middle of a file costs its own connection only"""
+    write("large.bin", bytes(32 << 20))
+    with Server(ROOT) as server:
+        for _ in range(20):
+            with server.connect() as sock:
+                sock.sendall(b"GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+                sock.recv(1000)
+        assert get(server, "/hello.txt")[0] == 200
+        code, _, _ = server.stop()
+        assert code == 0
+
+
+def test_drain_under_flood():
+    """SIGTERM in the middle of a flood ends well"""
+    for _ in range(5):
+        with Server("--echo", "--drain-timeout", "300ms") as server:
+            socks = [server.connect() for _ in range(20)]
+            for sock in socks:
+                sock.setblocking(False)
+            end = time.time() + 0.3
+            while time.time() < end:
+                for sock in socks:
+                    try:
+                        sock.send(b"x" * 100)
+                        sock.recv(65536)
+                    except (BlockingIOError, ConnectionError):
+                        pass
+            code, _, err = server.stop()
+            assert code == 0, (code, err)
 
 
 def test_drain():
@@ -398,7 +479,7 @@ def test_bad_usage():
             (["serve"], "name a DIR"), (["serve", "/nowhere"], "/nowhere: No such file"), (["serve", "--listen", "http://x", "."], "unknown kind of URL"),
             (["serve", "--listen", "tcp://x", "."], "not a URL"), (["serve", "--listen", taken, "."], "listens there already"),
             (["serve", "--max-header-bytes", "-5", "."], "not a number"), (["serve", "--idle-timeout", "99999999h", "."], "not a duration"),
-            (["serve", "--max-connections", "1e9", "."], "not a number"), (["serve", "--nonsense", "."], "unrecognized"), (["nonsense"], "unknown command"),
+            (["serve", "--max-connections", "1e9", "."], "not a number"), (["serve", "--nonsense", "."], "--nonsense"), (["nonsense"], "unknown command"),
             (["serve", "a", "b"], "too many"), (["serve", "--listen", "tcp://192.0.2.1:80", "."], "Cannot assign"), (["serve", "--cpu", "1000", "."], "can't run on"),
         ]:
             result = run(*args)

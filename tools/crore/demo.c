@@ -279,6 +279,7 @@ static const struct option long_options[] = {
 static void take_options(int argc, char **argv)
 {
     int option;
+    opterr = 0; /* one line is enough, and it is ours */
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) >= 0) {
         switch (option) {
         case OPT_CONNECTIONS:
@@ -290,7 +291,7 @@ static void take_options(int argc, char **argv)
         case OPT_REPORT: options.report = optarg; break;
         case OPT_JSON: options.json = optarg; break;
         case OPT_HELP: help(); exit(0);
-        default: tool_fail("demo: 'crore demo --help' lists the options");
+        default: tool_fail("demo: '%s' is unknown or lacks its argument; 'crore demo --help' lists the options", argv[optind - 1]);
         }
     }
     if (optind != argc)
@@ -302,6 +303,9 @@ int demo_main(int argc, char **argv)
     int processors[2];
     struct server server = {0};
     take_options(argc, argv);
+    int r = options.report ? report_prepare(options.report) : 0;
+    if (r < 0)
+        tool_fail("--report %s: %s", options.report, strerror(-r));
     struct swarm_options swarm = {.size_bytes = options.size_bytes, .duration_ns = options.duration_ns, .dials = 128};
     swarm.connections = connections_allowed(options.connections ? options.connections : MOST_CONNECTIONS);
     swarm.rate = options.rate >= 0 ? options.rate : swarm.connections < MOST_RATE ? swarm.connections : MOST_RATE;
@@ -314,7 +318,7 @@ int demo_main(int argc, char **argv)
         printf("  held back: %s\n", held_back);
     fflush(stdout);
     tool_pin(processors[1]);
-    int r = swarm_run(&swarm, &result, live_line, &server);
+    r = swarm_run(&swarm, &result, live_line, &server);
     double cpu_at_end = cpu_seconds(server.pid);
     int status = stop_server(&server);
     if (r < 0)

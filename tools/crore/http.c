@@ -28,7 +28,7 @@ struct parse {
     struct http_text *value; /* where the header's value goes that is being read; NULL: not wanted */
     struct http_text name, host, expect;
     int64_t body_bytes;
-    int hosts;
+    int hosts, codings;  /* how many such headers */
     int refused;         /* a status that parsing led to */
     bool head_done, done, folded;
 };
@@ -62,6 +62,8 @@ static bool is(const struct http_text *text, const char *name)
 static int on_field(http_parser *parser, const char *at, size_t length)
 {
     struct parse *p = of(parser);
+    if (p->head_done)
+        return 0; /* a trailer: says nothing about the request, and lies in a buffer that will be gone */
     if (p->value || p->folded) { /* a new name begins */
         p->name = (struct http_text){0};
         p->value = NULL;
@@ -95,12 +97,15 @@ static struct http_text *wanted(struct parse *p)
 static int on_value(http_parser *parser, const char *at, size_t length)
 {
     struct parse *p = of(parser);
+    if (p->head_done)
+        return 0;
     if (p->folded) {
         p->refused = 400;
         return 1;
     }
     p->value = wanted(p);
     p->folded = true;
+    p->codings += is(&p->name, "Transfer-Encoding");
     p->hosts += p->value == &p->host;
     if (p->value)
         *p->value = (struct http_text){at, length};
@@ -133,7 +138,7 @@ static int on_head(http_parser *parser)
         p->refused = 505;
     else if (p->hosts > 1 || (p->hosts == 0 && parser->http_minor >= 1) || !host_makes_sense(&p->host))
         p->refused = 400;
-    else if (parser->http_minor == 0 && (parser->flags & F_CHUNKED))
+    else if (p->codings > 1 || (p->codings == 1 && parser->http_minor == 0))
         p->refused = 400; /* RFC 9112 6.1 */
     else if (parser->method != HTTP_GET && !p->request.head)
         p->refused = 405;
@@ -318,6 +323,8 @@ static struct http_result serve_text(struct session *s, const struct http_reques
 static void refuse(struct session *s, struct parse *p, int status)
 {
     p->request.keep_alive = false;
+    p->request.version_major = p->parser.http_major;
+    p->request.version_minor = p->parser.http_minor;
     struct http_result result = http_error(s, &p->request, status, status == 405 ? "Allow: GET, HEAD\r\n" : "");
     http_log(s, &p->request, &result);
     /* closing with bytes unread would reset the connection, and the client might never see the answer */
@@ -344,8 +351,8 @@ static int next_request(struct session *s, struct input *in, struct parse *p)
         int status = parse_error(p);
         if (status)
             return status;
-        if (p->head_done && parsed > (size_t)serve_options.max_header_bytes + (size_t)p->body_bytes)
-            return 431;
+        if (p->head_done && parsed > (size_t)serve_options.max_header_bytes + (size_t)p->body_bytes && p->codings == 0)
+            return 431; /* the parser counts less closely */
         if (p->head_done) {
             in->used += parsed;
             break;

@@ -16,6 +16,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define OPEN_WAIT_NS (5 * CR_SEC)
+#define STEP_BYTES (256 << 10) /* of a body */
+
 /* ---- From target to path ------------------------------------------------------------------------------------ */
 
 static int hex(char c)
@@ -103,7 +106,7 @@ static int open_part_by_part(const char *path, int flags)
 }
 
 /* Opens below DIR; an fd or -errno. */
-static int open_below(const char *path)
+static int try_open_below(const char *path)
 {
     struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
                            .resolve = serve_options.follow_symlinks ? 0 : RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
@@ -113,6 +116,17 @@ static int open_below(const char *path)
     if (fd < 0 && (errno == ENOSYS || errno == EPERM)) /* EPERM: a sandbox that does not know it */
         fd = serve_options.follow_symlinks ? openat(serve_options.dir_fd, path, (int)how.flags) : open_part_by_part(path, (int)how.flags);
     return fd < 0 ? -errno : (int)fd;
+}
+
+/* Accepting leaves some fds alone (serve.c), but more connections than that may want one at the same time: they wait their turn. */
+static int open_below(const char *path)
+{
+    int fd = try_open_below(path);
+    for (int64_t deadline_ns = cr_after(OPEN_WAIT_NS); (fd == -EMFILE || fd == -ENFILE) && cr_now() < deadline_ns; fd = try_open_below(path)) {
+        if (cr_sleep(5 * CR_MS) < 0)
+            break;
+    }
+    return fd;
 }
 
 static int status_of(int error)
@@ -213,19 +227,19 @@ static bool not_modified(const struct http_request *request, const char *tag, ti
 
 /* ---- A file ------------------------------------------------------------------------------------------------- */
 
-static bool send_body(struct session *s, struct cr_conn *file, const struct range *range)
+/* In steps, each with its own deadline: a slow client is no dead one. How much went; less than asked if the client is gone, or the file has
+ * shrunk, which only closing can say. */
+static int64_t send_body(struct session *s, struct cr_conn *file, const struct range *range)
 {
-    int64_t deadline_ns = cr_after(serve_options.write_timeout_ns);
     int64_t sent = 0;
-    while (sent < range->size) { /* in steps, each with its own deadline: a slow client is no dead one */
-        int64_t step = range->size - sent < (4 << 20) ? range->size - sent : 4 << 20;
-        ssize_t n = cr_sendfile_until(s->conn, file, range->first + sent, (size_t)step, deadline_ns);
+    while (sent < range->size) {
+        int64_t step = range->size - sent < STEP_BYTES ? range->size - sent : STEP_BYTES;
+        ssize_t n = cr_sendfile_until(s->conn, file, range->first + sent, (size_t)step, cr_after(serve_options.write_timeout_ns));
         if (n <= 0)
-            return false; /* gone; or the file has shrunk, and only closing can say so */
+            break;
         sent += n;
-        deadline_ns = cr_after(serve_options.write_timeout_ns);
     }
-    return true;
+    return sent;
 }
 
 static struct http_result send_file(struct session *s, const struct http_request *request, struct cr_conn *file,
@@ -239,7 +253,7 @@ static struct http_result send_file(struct session *s, const struct http_request
     int status = 200;
     if (not_modified(request, tag, info->st_mtime))
         status = 304;
-    else if (request->range.bytes && (!request->if_range.bytes || same_text(&request->if_range, tag) || same_text(&request->if_range, modified)))
+    else if (request->range.bytes && !request->head && (!request->if_range.bytes || same_text(&request->if_range, tag) || same_text(&request->if_range, modified)))
         status = parse_range(&request->range, info->st_size, &range);
     if (status == 0)
         status = 200;
@@ -256,9 +270,11 @@ static struct http_result send_file(struct session *s, const struct http_request
         size += snprintf(head + size, sizeof(head) - (size_t)size, "Content-Range: bytes %lld-%lld/%lld\r\n", (long long)range.first,
                          (long long)(range.first + range.size - 1), (long long)info->st_size);
     size += snprintf(head + size, sizeof(head) - (size_t)size, "\r\n");
-    bool has_body = status != 304 && !request->head && range.size > 0;
-    bool sent = http_send(s, head, (size_t)size) && (!has_body || send_body(s, file, &range));
-    return (struct http_result){status, has_body ? range.size : 0, sent && request->keep_alive};
+    int64_t body = status != 304 && !request->head ? range.size : 0, sent = 0;
+    bool alive = http_send(s, head, (size_t)size);
+    if (alive && body > 0)
+        sent = send_body(s, file, &range);
+    return (struct http_result){status, sent, alive && sent == body && request->keep_alive};
 }
 
 /* ---- A folder ----------------------------------------------------------------------------------------------- */

@@ -1,4 +1,5 @@
 /* The `crore` command: a table of subcommands. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ static void help(FILE *to)
 
 int main(int argc, char **argv)
 {
+    signal(SIGPIPE, SIG_IGN); /* a log, a table whose reader has gone is no reason to end */
     const char *name = argc > 1 ? argv[1] : "";
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(name, commands[i].name) == 0)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const char report_template[] =
 #include "report_html.h" /* made from report.html */
@@ -11,7 +12,7 @@ static const char report_template[] =
 
 #define MARK "@FIGURES@" /* where the figures go */
 
-static int make_directories(const char *dir)
+int report_prepare(const char *dir)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof(path), "%s", dir) >= sizeof(path))
@@ -22,15 +23,14 @@ static int make_directories(const char *dir)
             return -errno;
         *slash = '/';
     }
-    return mkdir(path, 0777) < 0 && errno != EEXIST ? -errno : 0;
+    if (mkdir(path, 0777) < 0 && errno != EEXIST)
+        return -errno;
+    return access(path, W_OK) < 0 ? -errno : 0;
 }
 
 int report_write(const char *dir, const char *json)
 {
     char path[4096];
-    int r = make_directories(dir);
-    if (r < 0)
-        return r;
     if ((size_t)snprintf(path, sizeof(path), "%s/index.html", dir) >= sizeof(path))
         return -ENAMETOOLONG;
     FILE *file = fopen(path, "we");
@@ -38,6 +38,6 @@ int report_write(const char *dir, const char *json)
         return -errno;
     const char *mark = strstr(report_template, MARK);
     fprintf(file, "%.*s%s%s", (int)(mark - report_template), report_template, json, mark + strlen(MARK));
-    r = ferror(file) ? -EIO : 0;
+    int r = ferror(file) ? -EIO : 0;
     return fclose(file) == 0 ? r : -errno;
 }

@@ -4,8 +4,10 @@
 
 #include <stddef.h>
 
-/* Writes DIR/index.html, making DIR where it is missing. json: an object, as the template's script expects it.
- * 0 or -errno. */
+/* Makes DIR where it is missing. 0, or -errno if nothing can be written there. */
+int report_prepare(const char *dir);
+
+/* Writes DIR/index.html. json: an object, as the template's script expects it. 0 or -errno. */
 int report_write(const char *dir, const char *json);
 
 #endif

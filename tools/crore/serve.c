@@ -8,11 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "tool.h"
+
+#define MOST_RESERVED_FILES 16
 
 struct serve_options serve_options = {
     .dir_fd = -1,
@@ -28,9 +29,9 @@ bool serve_draining;
 
 static struct session *sessions;
 static int64_t session_count;
+static int64_t high_files;   /* fds from this number on are for files */
+static int64_t high_count;   /* sessions that have one all the same */
 static struct cr_listener *listeners[16];
-static struct cr_conn *room;  /* an eventfd: something was closed */
-static int waiting_for_room;  /* acceptors that want to know */
 static int exit_status;
 
 /* ---- Sessions ----------------------------------------------------------------------------------------------- */
@@ -43,6 +44,7 @@ static void session_add(struct session *s)
         sessions->link = &s->next;
     sessions = s;
     session_count++;
+    high_count += s->high;
 }
 
 static void session_end(struct session *s)
@@ -51,14 +53,10 @@ static void session_end(struct session *s)
     if (s->next)
         s->next->link = s->link;
     session_count--;
+    high_count -= s->high;
     if (!s->taken)
         cr_close(s->conn);
     free(s);
-    if (waiting_for_room) {
-        static const uint64_t one = 1;
-        if (cr_write(room, &one, sizeof(one)) < 0)
-            waiting_for_room = 0; /* the acceptors look again by themselves */
-    }
 }
 
 static void echo(struct session *s)
@@ -84,15 +82,6 @@ static void serve_session(void *arg)
 
 /* ---- Accepting ---------------------------------------------------------------------------------------------- */
 
-/* Waits until something was closed, but at most a second: others may have closed files, too. */
-static void wait_for_room(void)
-{
-    uint64_t closed;
-    waiting_for_room++;
-    if (cr_read_until(room, &closed, sizeof(closed), cr_after(CR_SEC)) > 0 && waiting_for_room > 0)
-        waiting_for_room--;
-}
-
 static void say(bool *paused, const char *why)
 {
     if ((why != NULL) != *paused && !serve_options.quiet)
@@ -110,6 +99,7 @@ static int accept_one(struct cr_listener *l, int64_t deadline_ns)
     struct session *s = calloc(1, sizeof(*s));
     if (s) {
         s->conn = conn;
+        s->high = cr_conn_fd(conn) >= high_files;
         session_add(s);
         r = cr_go(serve_session, s);
         if (r == 0)
@@ -121,20 +111,35 @@ static int accept_one(struct cr_listener *l, int64_t deadline_ns)
     return -ENOMEM;
 }
 
+/* Why no further connection is to be accepted now, or NULL. Numbers of fds are handed out from the lowest free one, so a high one tells
+ * that few are left; those are for the files that the open connections ask for. */
+static const char *full(void)
+{
+    if (session_count >= serve_options.max_connections)
+        return "--max-connections reached";
+    if (high_count == 0)
+        return NULL;
+    errno = 0;
+    int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    if (lowest >= 0)
+        close(lowest);
+    return lowest >= high_files || errno == EMFILE ? strerror(EMFILE) : NULL;
+}
+
 /* Accepts until the listener fails. A pause ends when all who waited have been accepted, lest each one be announced. */
 static void acceptor(void *listener)
 {
     bool paused = false;
     while (!serve_draining) {
         int r = -EMFILE;
-        const char *why = "--max-connections reached";
-        if (session_count < serve_options.max_connections) {
+        const char *why = full();
+        if (!why) {
             r = accept_one(listener, paused ? 0 : CR_FOREVER);
             why = strerror(-r);
         }
         if (r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS) {
             say(&paused, why);
-            wait_for_room();
+            cr_sleep(10 * CR_MS); /* something may be closed meanwhile, by us or by others */
         } else if (r == -ETIMEDOUT) {
             say(&paused, NULL);
         } else if (r < 0) {
@@ -230,7 +235,6 @@ static void app(void *unused)
     char url[160];
     (void)unused;
     sigset_t set = ending_signals();
-    room = adopt(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); /* both before clients can take the last fd */
     struct cr_conn *signals = adopt(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     for (int i = 0; i < serve_options.url_count; i++) {
         int r = cr_listen(&listeners[i], serve_options.urls[i], NULL);
@@ -282,7 +286,7 @@ static const struct option long_options[] = {
     {"help", 0, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
 };
 
-static void take_option(int option)
+static void take_option(int option, char **argv)
 {
     struct serve_options *o = &serve_options;
     switch (option) {
@@ -305,7 +309,7 @@ static void take_option(int option)
     case OPT_ECHO: o->echo = true; break;
     case OPT_RETURN: o->text = optarg; o->text_bytes = strlen(optarg); break;
     case OPT_HELP: help(); exit(0);
-    default: tool_fail("serve: 'crore serve --help' lists the options");
+    default: tool_fail("serve: '%s' is unknown or lacks its argument; 'crore serve --help' lists the options", argv[optind - 1]);
     }
 }
 
@@ -313,8 +317,9 @@ static void take_options(int argc, char **argv)
 {
     struct serve_options *o = &serve_options;
     int option;
+    opterr = 0; /* one line is enough, and it is ours */
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) >= 0)
-        take_option(option);
+        take_option(option, argv);
     if (optind < argc)
         o->dir = argv[optind++];
     if (optind < argc)
@@ -332,7 +337,8 @@ static void take_options(int argc, char **argv)
 int serve_main(int argc, char **argv)
 {
     take_options(argc, argv);
-    tool_raise_open_files(0);
+    int64_t files = tool_raise_open_files(0);
+    high_files = files - (files / 8 < MOST_RESERVED_FILES ? files / 8 : MOST_RESERVED_FILES);
     sigset_t set = ending_signals();
     sigprocmask(SIG_BLOCK, &set, NULL); /* they come by signalfd */
     int r = cr_run(app, NULL, NULL);

@@ -28,6 +28,7 @@ struct session {
     struct cr_conn *conn;
     bool idle;                    /* between requests: draining closes it */
     bool taken;                   /* closed by draining: conn is gone */
+    bool high;                    /* has one of the last fds */
 };
 
 /* Serves HTTP, or echoes, until the connection is done. */

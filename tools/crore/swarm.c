@@ -44,7 +44,7 @@ static const struct option long_options[] = {
     {"help", 0, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
 };
 
-static void take_option(int option)
+static void take_option(int option, char **argv)
 {
     switch (option) {
     case OPT_CONNECTIONS: options.connections = tool_number("--connections", optarg, 1, 100000000); break;
@@ -57,7 +57,7 @@ static void take_option(int option)
     case OPT_CPU: tool_pin(tool_number("--cpu", optarg, 0, 1023)); break;
     case OPT_QUIET: quiet = true; break;
     case OPT_HELP: help(); exit(0);
-    default: tool_fail("swarm: 'crore swarm --help' lists the options");
+    default: tool_fail("swarm: '%s' is unknown or lacks its argument; 'crore swarm --help' lists the options", argv[optind - 1]);
     }
 }
 
@@ -79,8 +79,9 @@ int swarm_main(int argc, char **argv)
 {
     static struct swarm_result result;
     int option;
+    opterr = 0; /* one line is enough, and it is ours */
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) >= 0)
-        take_option(option);
+        take_option(option, argv);
     if (optind + 1 != argc)
         tool_fail("swarm: name one URL");
     options.url = argv[optind];
