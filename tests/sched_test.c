@@ -376,6 +376,29 @@ TEST_CO_CONFIG(who_waits_for_a_stack_of_another_size_is_not_in_the_way, &(struct
     CHECK_EQ(ended_with_a_stack, 40);
 }
 
+static void yields_and_ends(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_yield(), 0);
+    ended_with_a_stack++;
+}
+
+TEST_CO_CONFIG(what_a_size_has_unused_goes_to_another, &(struct cr_config){.max_stacks_bytes = 1 << 20})
+{
+    struct cr_co *small[8], *large;
+    for (int round = 0; round < 3; round++) {
+        ended_with_a_stack = 0;
+        for (int i = 0; i < 8; i++)
+            CHECK_EQ(cr_spawn(&small[i], yields_and_ends, NULL, &(struct cr_attr){.stack_size_bytes = 64 << 10}), 0);
+        CHECK_EQ(cr_spawn(&large, yields_and_ends, NULL, &(struct cr_attr){.stack_size_bytes = 256 << 10}), 0);
+        for (int i = 0; i < 8; i++)
+            CHECK_EQ(cr_join(small[i]), 0);
+        CHECK_EQ(cr_join(large), 0);
+        CHECK_EQ(ended_with_a_stack, 9);
+    }
+    CHECK_EQ(cr_spawn(NULL, yields_and_ends, NULL, &(struct cr_attr){.stack_size_bytes = 2 << 20}), -EINVAL);
+}
+
 TEST_CO(a_size_too_many_is_refused)
 {
     int r = 0;

@@ -216,23 +216,51 @@ static void chunk_unmap(struct cr__stack_chunk *chunk)
     cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
 }
 
-/* Unmaps what sizes hold of which no stack is in use, for one that finds no room. Returns whether that was anything. */
+static bool lies_in(const struct cr__stack_chunk *chunk, const char *addr)
+{
+    return addr >= chunk->base && addr < chunk->base + chunk->slots * chunk->slot_bytes;
+}
+
+/* How many of a chunk's stacks nobody uses. */
+static uint32_t unused(const struct cr__stack_class *c, const struct cr__stack_chunk *chunk)
+{
+    uint32_t count = 0;
+    if (c->end && lies_in(chunk, c->end - 1))
+        count = (uint32_t)((size_t)(c->end - c->fresh) / chunk->slot_bytes);
+    for (const char *top = c->free; top; top = *(char *const *)(const void *)(top - sizeof(char *)))
+        count += lies_in(chunk, top - 1);
+    return count;
+}
+
+static void forget(struct cr__stack_class *c, const struct cr__stack_chunk *chunk)
+{
+    if (c->end && lies_in(chunk, c->end - 1))
+        c->fresh = c->end = NULL;
+    for (char **link = &c->free, *top; (top = *link) != NULL;) {
+        char **next = (char **)(void *)(top - sizeof(char *));
+        if (lies_in(chunk, top - 1))
+            *link = *next;
+        else
+            link = next;
+    }
+}
+
+/* Unmaps the chunks of which no stack is in use, for a size that finds no room; but not the one that we run on: a coroutine that ends has
+ * given its stack back already. Returns whether there were any. */
 static bool reclaim(struct cr__stack_pool *pool)
 {
+    const char *here = __builtin_frame_address(0);
     bool any = false;
-    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES; c++) {
-        if (c->in_use > 0 || !c->end)
+    for (struct cr__stack_chunk **link = &pool->chunks, *chunk; (chunk = *link) != NULL;) {
+        struct cr__stack_class *c = class_of(pool, chunk->stack_bytes);
+        if (lies_in(chunk, here) || unused(c, chunk) < chunk->slots) {
+            link = &chunk->next;
             continue;
-        for (struct cr__stack_chunk **link = &pool->chunks, *chunk; (chunk = *link) != NULL;) {
-            if (chunk->stack_bytes != c->size_bytes) {
-                link = &chunk->next;
-                continue;
-            }
-            *link = chunk->next;
-            pool->bytes -= chunk->slots * chunk->slot_bytes;
-            chunk_unmap(chunk);
         }
-        *c = (struct cr__stack_class){.size_bytes = c->size_bytes};
+        forget(c, chunk);
+        *link = chunk->next;
+        pool->bytes -= chunk->slots * chunk->slot_bytes;
+        chunk_unmap(chunk);
         any = true;
     }
     return any;

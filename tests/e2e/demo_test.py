@@ -2,11 +2,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 
 import tap
-from tap import CRORE
+from tap import CRORE, Skip
 
 
 def demo(*args, files=None):
@@ -46,6 +47,24 @@ def test_held_back():
     assert result.returncode == 0, result
     assert "held back: a process may open 150 files here, hard limit (ulimit -Hn): 50 connections, not 100000" in result.stdout
     assert re.search(r"connections opened +50 +of 50", result.stdout), result.stdout
+
+
+def test_steady_memory():
+    """while it holds steady neither side makes a kernel call for memory"""
+    if not shutil.which("strace"):
+        raise Skip("no strace")
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.path.join(folder, "calls")
+        calls = "mmap,munmap,mremap,brk,madvise"
+        result = subprocess.run(["strace", "-f", "-ttt", "-o", log, "-e", "trace=" + calls + ",accept4", CRORE, "demo", "--connections", "500", "--duration", "4s"],
+                                capture_output=True, text=True, timeout=100)
+        assert result.returncode == 0, result
+        with open(log) as file:
+            lines = [line.split(None, 2) for line in file]
+    accepted = [float(when) for _, when, call in lines if "accept4" in call and re.search(r"= \d+$", call.strip())]
+    steady = accepted[-1] + 1
+    memory = [call for _, when, call in lines if steady < float(when) < steady + 2.5 and call.split("(")[0] in calls.split(",")]
+    assert len(accepted) == 500 and len(lines) > 550 and not memory, (len(accepted), memory)
 
 
 def test_bad_usage():
