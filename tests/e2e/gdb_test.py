@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 
-from tap import MORE, Skip, main
+from tap import MORE, Skip, main, sanitized
 
 TARGET, SCRIPT = (os.path.abspath(path) for path in MORE)
 with open(TARGET, "rb") as file:
@@ -21,7 +21,7 @@ def gdb(*commands, program=(TARGET,)):
         raise Skip("no gdb")
     if b".debug_info" not in IMAGE:
         raise Skip("built without debug information")
-    if b"__asan_init" in IMAGE or b"__tsan_init" in IMAGE:
+    if sanitized(TARGET):
         raise Skip("built with sanitizers")
     args = ["gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set startup-with-shell off", "-ex", f"source {SCRIPT}"]
     for number, command in enumerate(commands):

@@ -7,17 +7,15 @@ import subprocess
 import tempfile
 
 import tap
-from tap import CRORE, MORE, Skip, wait_until
+from tap import CRORE, MORE, Skip, sanitized, wait_until
 
 BUILD, README = MORE
-with open(CRORE, "rb") as file:
-    SANITIZED = re.search(b"__(asan|tsan)_init", file.read())
 with open(README) as file:
     BLOCKS = re.findall(r"^```c\n(.*?)^```$", file.read(), re.M | re.S)
 
 
 def compiled(folder, source, name):
-    if SANITIZED:
+    if sanitized(CRORE):
         raise Skip("built with sanitizers")
     path = os.path.join(folder, name)
     with open(path + ".c", "w") as file:

@@ -18,6 +18,12 @@ class Skip(Exception):
     pass
 
 
+def sanitized(program):
+    """Whether it was built with sanitizers, which strace and programs of other builds don't get along with."""
+    with open(program, "rb") as file:
+        return re.search(b"__(asan|tsan)_init", file.read())
+
+
 def run_all(namespace, only=None):
     tests = [(n, f) for n, f in list(namespace.items()) if n.startswith("test_") and (not only or n == only)]
     failed = 0
