@@ -89,25 +89,16 @@ static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *
     return self->current = next ? next->co.below : &w->loop;
 }
 
-/* Chooses what to switch to from the running coroutine, and makes it current. What stops, *from, may be a bare coroutine that runs
- * inside: that one's context is what is left and found again. Both are the same if it was the only one ready. */
-__attribute__((always_inline)) static inline struct cr_co *leave_for(struct cr__self *self, struct cr__worker *w, struct cr__record *me,
-                                                                     struct cr_co **from)
-{
-    *from = self->current;
-    if (CR__UNLIKELY(me->co.below != *from))
-        me->co.below = *from;
-    return next_context(w, self);
-}
-
-/* Leaves the running coroutine; returns when it is switched to again. */
+/* Leaves the running coroutine; returns when it is switched to again. What stops may be a bare coroutine that runs inside it: that one's
+ * context is what is left and found again. One that shares its control words shares them with me. */
 __attribute__((always_inline)) static inline void switch_away(struct cr__self *self, struct cr__worker *w,
                                                               struct cr__record *me)
 {
-    struct cr_co *from, *to = leave_for(self, w, me, &from);
+    struct cr_co *from = me->co.below = self->current, *to = next_context(w, self);
     uint64_t note = 0;
-    if (CR__LIKELY(to != from)) /* a bare one that shares its control words shares them with me */
+    if (CR__LIKELY(to != from)) /* else it was the only one ready */
         cr__co_switch(from, to, cr__co_own_fpu(from) || cr__co_own_fpu(&me->co), NULL, &note);
+    me->co.below = &me->co;
 }
 
 static void free_record(struct cr__worker *w, struct cr__record *record)
@@ -326,7 +317,8 @@ static CR__NOINLINE struct cr__leave yield_begin_any(void)
     return (struct cr__leave){NULL, NULL};
 }
 
-/* The same as yield_begin_any, without a call: from a scheduled coroutine to one that has begun. */
+/* The same as yield_begin_any, without a call: from a scheduled coroutine to one that has begun. (io_budget is left as it is: the loop
+ * renews it.) */
 struct cr__leave cr__yield_begin(void)
 {
     struct cr__self *self = cr__self_get();
@@ -335,7 +327,7 @@ struct cr__leave cr__yield_begin(void)
         return (struct cr__leave){NULL, (void *)(intptr_t)-EPERM};
     struct cr_co *me = self->current, *to = w->ready.head;
     if (CR__UNLIKELY(!to) || CR__UNLIKELY(!to->stack.top) || CR__UNLIKELY(w->budget <= 1) ||
-        CR__UNLIKELY(cr__co_state(me) != CR__CO_SCHEDULED) || CR__UNLIKELY(me->below != me) || CR__UNLIKELY(w->io_budget != IO_BUDGET))
+        CR__UNLIKELY(cr__co_state(me) != CR__CO_SCHEDULED))
         return yield_begin_any();
     w->budget--;
     cr__queue_push(&w->ready, me);
