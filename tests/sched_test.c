@@ -407,6 +407,42 @@ TEST_CO(a_size_too_many_is_refused)
     CHECK_EQ(r, -EINVAL);
 }
 
+static void sleeps_for_ever(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_sleep_until(CR_FOREVER), -ECANCELED);
+}
+
+TEST(a_started_runtime_in_which_nothing_can_run_says_so_and_can_still_be_stopped)
+{
+    int ends[2];
+    char text[256] = "";
+    struct cr_rt *rt;
+    CHECK_EQ(pipe(ends), 0);
+    CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.report_fd = ends[1]}), 0);
+    CHECK_EQ(cr_rt_start(rt, sleeps_for_ever, NULL), 0);
+    CHECK(read(ends[0], text, sizeof(text) - 1) > 0);
+    CHECK_STR(text, "nothing can ever run again: 1 coroutine parked");
+    CHECK_EQ(cr_rt_stop(rt), 0);
+    cr_rt_destroy(rt);
+}
+
+static void stops_its_own(void *rt)
+{
+    CHECK_EQ(cr_rt_stop(*(struct cr_rt **)rt), -EPERM);
+    CHECK_EQ(cr_rt_wait(*(struct cr_rt **)rt), -EPERM);
+    CHECK_EQ(cr_sleep(CR_MS), 0); /* nothing was cancelled */
+}
+
+TEST(a_runtime_is_not_stopped_from_inside)
+{
+    struct cr_rt *rt;
+    CHECK_EQ(cr_rt_create(&rt, NULL), 0);
+    CHECK_EQ(cr_rt_start(rt, stops_its_own, &rt), 0);
+    CHECK_EQ(cr_rt_wait(rt), 0);
+    cr_rt_destroy(rt);
+}
+
 static void *shares_and_sleeps(void *unused)
 {
     CHECK_EQ(cr_sleep(10 * CR_MS), 0);
