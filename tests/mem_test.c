@@ -125,13 +125,23 @@ TEST(sizes_are_rounded_up_to_pages_and_absurd_ones_refused)
     CHECK_EQ(cr__stack_size((size_t)1 << 40), 0);
 }
 
-TEST(a_pool_serves_sixteen_sizes)
+TEST(a_pool_serves_every_size)
 {
     struct cr__stack_pool pool;
     struct cr__stack stack;
     cr__stack_pool_init(&pool, 4096, 0);
-    for (uint32_t i = 1; i <= CR__STACK_CLASSES; i++)
-        CHECK_EQ(cr__stack_get(&pool, i * 4096, &stack), 0);
-    CHECK_EQ(cr__stack_get(&pool, 17 * 4096, &stack), -ENOMEM);
+    uint32_t before = 0, sizes = 0;
+    for (size_t wish = 1; wish <= CR__STACK_MAX_BYTES; wish += wish < (1 << 20) ? 4000 : wish / 9) {
+        uint32_t size = cr__stack_size(wish);
+        CHECK(size >= wish && size % 4096 == 0 && size >= before);
+        CHECK(size <= 8 * 4096 ? size < wish + 4096 : size - wish <= wish / 4 + 4096);
+        sizes += size != before;
+        before = size;
+        if (size <= 64 << 20) {
+            CHECK_EQ(cr__stack_get(&pool, size, &stack), 0);
+            stack.top[-1] = 1;
+        }
+    }
+    CHECK_EQ(sizes, CR__STACK_CLASSES);
     cr__stack_pool_fini(&pool);
 }

@@ -21,8 +21,8 @@ struct cr_attr {
     const char *name;        /* for messages and dumps; copied, cut to 31 bytes. NULL: the entry function's symbol */
     enum cr_stack_kind stack;
     unsigned flags;          /* of enum cr_attr_flags */
-    size_t stack_size_bytes; /* rounded up to whole pages; 0: the default (64 KiB). A runtime, and the bare
-                                coroutines together, use at most 16 different sizes (-EINVAL for a 17th; bare: -ENOMEM) */
+    size_t stack_size_bytes; /* up to 1 GiB; 0: the default (64 KiB). Rounded up to pages, above 32 KiB to the next of four
+                                sizes in a power of two; what is not touched takes no memory */
 };
 
 #endif

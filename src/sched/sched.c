@@ -111,7 +111,7 @@ static void free_record(struct cr__worker *w, struct cr__record *record)
 /* A stack of that size is free again: for who waits for one of its size, else another tries its luck. */
 static CR__COLD void feed(struct cr__worker *w, uint32_t stack_bytes)
 {
-    int class = cr__stack_class(&w->stacks, stack_bytes);
+    unsigned class = cr__stack_class(&w->stacks, stack_bytes);
     while (!w->starved[class].head)
         class = (class + 1) % CR__STACK_CLASSES;
     struct cr_co *waits = cr__queue_pop(&w->starved[class]);
@@ -163,7 +163,7 @@ int cr__spawn(struct cr__worker *w, struct cr_co **out, void (*fn)(void *), void
     uint32_t stack_bytes = w->default_stack_bytes;
     if (!fn || (attr && cr__attr_check(attr, w->default_stack_bytes, &flags, &stack_bytes) < 0))
         return -EINVAL;
-    if (attr && (cr__stack_class(&w->stacks, stack_bytes) < 0 || !cr__stack_fits(&w->stacks, stack_bytes)))
+    if (attr && !cr__stack_fits(&w->stacks, stack_bytes))
         return -EINVAL;
     struct cr__record *record = cr__slab_get(&w->records);
     if (!record)
@@ -505,7 +505,7 @@ void cr__worker_init(struct cr__worker *w, const struct cr_config *config)
                         config->max_stacks_bytes);
     w->now_ns = cr__os_now_ns();
     cr__wheel_init(&w->wheel, w->now_ns);
-    cr__stack_class(&w->stacks, w->default_stack_bytes);
+    cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
     self->worker = w;
     self->current = &w->loop;
 }

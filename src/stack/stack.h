@@ -23,9 +23,8 @@
 
 #define CR__STACK_DEFAULT_BYTES (64u * 1024)
 #define CR__STACK_GUARD_BYTES (32u * 1024)
-#define CR__STACK_MIN_BYTES 4096u
 #define CR__STACK_MAX_BYTES (1u << 30)
-#define CR__STACK_CLASSES 16
+#define CR__STACK_CLASSES 68 /* as many as cr__stack_size has answers */
 #define CR__STACK_COLOUR_BYTES 64
 #define CR__STACK_COLOURS 16
 
@@ -56,18 +55,18 @@ void cr__stack_pool_init(struct cr__stack_pool *pool, size_t guard_bytes, size_t
 /* Unmaps everything, stacks in use included. */
 void cr__stack_pool_fini(struct cr__stack_pool *pool);
 
-/* The usable size for a wish: 0 is the default; rounded up to pages; 0 when it is absurd. */
+/* The usable size for a wish: 0 is the default; rounded up (static.c); 0 for more than CR__STACK_MAX_BYTES. */
 uint32_t cr__stack_size(size_t wish_bytes);
 
-/* The class of a size as cr__stack_size gives it, claimed if it is new: 0 to CR__STACK_CLASSES - 1, or -EINVAL for one size too many. */
-int cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes);
+/* The class of a size as cr__stack_size gives it, claimed if it is new: 0 to CR__STACK_CLASSES - 1. */
+unsigned cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes);
 
 /* Whether there can ever be one of that size. */
 bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes);
 
 CR__COLD int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out);
 
-/* Takes a stack. 0; -ENOMEM (bound reached, no address space, no guard to be had, or a 17th size). */
+/* Takes a stack. 0; -ENOMEM (bound reached, no address space, no guard to be had). */
 static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
 {
     for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES; c++) {

@@ -39,13 +39,18 @@ static _Atomic int32_t directory_holes; /* about how many entries below that are
 /* How guards are made, learned at the first one; any thread may find out, all find the same. */
 static _Atomic enum { GUARDS_UNKNOWN, GUARDS_LIGHT, GUARDS_BY_MPROTECT } guard_kind;
 
+/* Up to 8 pages each number of them, above that four sizes to a power of two: few enough for a class each, and what is more than was
+ * wished for is untouched. */
 uint32_t cr__stack_size(size_t wish_bytes)
 {
     if (wish_bytes == 0)
         return CR__STACK_DEFAULT_BYTES;
     if (wish_bytes > CR__STACK_MAX_BYTES)
         return 0;
-    return (uint32_t)cr__round_up(wish_bytes < CR__STACK_MIN_BYTES ? CR__STACK_MIN_BYTES : wish_bytes, 4096);
+    size_t step = 4096, pages = (wish_bytes + 4095) / 4096;
+    if (pages > 8)
+        step <<= cr__bits_highest(pages - 1) - 2;
+    return (uint32_t)cr__round_up(wish_bytes, step);
 }
 
 void cr__stack_pool_init(struct cr__stack_pool *pool, size_t guard_bytes, size_t max_bytes)
@@ -134,10 +139,9 @@ static size_t guard_of(const struct cr__stack_pool *pool, size_t size_bytes)
     return pool->guard_bytes + (even ? 4096 : 0);
 }
 
-int cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes)
+unsigned cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes)
 {
-    struct cr__stack_class *c = class_of(pool, size_bytes);
-    return c ? (int)(c - pool->classes) : -EINVAL;
+    return (unsigned)(class_of(pool, size_bytes) - pool->classes);
 }
 
 static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
@@ -148,7 +152,7 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
     if (pool->max_bytes) {
         size_t room = pool->bytes < pool->max_bytes ? (pool->max_bytes - pool->bytes) / slot_bytes : 0;
         slots = slots < room ? slots : room;
-        size_t share = pool->max_bytes / CR__STACK_CLASSES / slot_bytes + 1; /* one size must not take all at once */
+        size_t share = pool->max_bytes / 16 / slot_bytes + 1; /* one size must not take all at once */
         slots = slots < share ? slots : share;
     }
     if (slots == 0)
@@ -274,8 +278,6 @@ bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes)
 int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
 {
     struct cr__stack_class *c = class_of(pool, size_bytes);
-    if (!c)
-        return -ENOMEM;
     size_t guard_bytes = guard_of(pool, size_bytes), slot_bytes = guard_bytes + size_bytes;
     if (c->fresh == c->end) {
         int r = chunk_add(pool, c);
@@ -305,7 +307,7 @@ char *cr__stack_low(struct cr__stack stack)
 void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack)
 {
     struct cr__stack_class *c = class_of(pool, stack.size_bytes);
-    CR__ASSERT(c && c->in_use > 0);
+    CR__ASSERT(c->in_use > 0);
 #ifdef CR__ASAN
     char *low = cr__stack_low(stack);
     __asan_unpoison_memory_region(low, (size_t)(stack.top - low)); /* frames may have been dropped, not left */
