@@ -306,29 +306,23 @@ int cr_yield(void)
     return 0;
 }
 
-static CR__NOINLINE struct cr__leave yield_begin_any(void)
+/* Apart, so that what is common has no call in it, and saves no registers. */
+static CR__NOINLINE struct cr__leave yield_here(void)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (CR__UNLIKELY(!me))
-        return (struct cr__leave){NULL, (void *)(intptr_t)-EPERM};
-    make_ready(w, me);
-    switch_away(cr__self_get(), w, me);
-    return (struct cr__leave){NULL, NULL};
+    return (struct cr__leave){NULL, (void *)(intptr_t)cr_yield()};
 }
 
-/* The same as yield_begin_any, without a call: from a scheduled coroutine to one that has begun. (io_budget is left as it is: the loop
- * renews it.) */
+/* What is common: from a scheduled coroutine to one that has begun. (io_budget is left as it is: the loop renews it.) */
 struct cr__leave cr__yield_begin(void)
 {
     struct cr__self *self = cr__self_get();
     struct cr__worker *w = self ? self->worker : NULL;
     if (CR__UNLIKELY(!w))
-        return (struct cr__leave){NULL, (void *)(intptr_t)-EPERM};
+        return yield_here();
     struct cr_co *me = self->current, *to = w->ready.head;
     if (CR__UNLIKELY(!to) || CR__UNLIKELY(!to->stack.top) || CR__UNLIKELY(w->budget <= 1) ||
         CR__UNLIKELY(cr__co_state(me) != CR__CO_SCHEDULED))
-        return yield_begin_any();
+        return yield_here();
     w->budget--;
     cr__queue_push(&w->ready, me);
     struct cr_co *after = w->ready.head = to->next; /* me, if no other is ready */
