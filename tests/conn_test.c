@@ -508,6 +508,14 @@ TEST_CO(a_lookup_that_takes_too_long_is_given_up)
     struct cr_addr addr;
     int r = cr_resolve_until("no-such-host.invalid", 80, &addr, 1, cr_after(200 * CR_MS));
     CHECK(r == -ETIMEDOUT || r == -ENOENT || r == -EAGAIN);
+    struct cr_listener *l;
+    struct cr_conn *conn;
+    int64_t begin_ns = cr_now();
+    r = cr_listen_until(&l, "tcp://no-such-host.invalid:0", NULL, cr_after(200 * CR_MS));
+    CHECK(r == -ETIMEDOUT || r == -ENOENT || r == -EAGAIN);
+    r = cr_bind_until(&conn, "udp://no-such-host.invalid:0", NULL, cr_after(200 * CR_MS));
+    CHECK(r == -ETIMEDOUT || r == -ENOENT || r == -EAGAIN);
+    CHECK(cr_now() - begin_ns < 20 * CR_SEC);
 }
 
 TEST_CO(without_file_descriptors_accept_says_so_and_loses_nothing)

@@ -45,8 +45,10 @@ struct cr_conn_opts {
 
 /* Listens. An existing unix:/PATH is replaced only if it is a socket on which nobody listens.
  * Returns 0; -EINVAL (URL, options), -EPROTONOSUPPORT (scheme), -EADDRINUSE, -EADDRNOTAVAIL, -EACCES, -ENOENT (name
- * unknown), -EMFILE, -ENOMEM, -EPERM. On an error nothing is left open. Suspends only to look a name up. */
+ * unknown), -EMFILE, -ENOMEM, -EPERM. On an error nothing is left open. Suspends only to look a name up: then also -ETIMEDOUT, -ECANCELED. */
 CR_API CR_CHECKED int cr_listen(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts);
+CR_API CR_CHECKED int cr_listen_until(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts,
+                                      int64_t deadline_ns);
 
 /* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS (the connection stays in the backlog; try
  * again when something was closed. Only where epoll itself has no memory, -ENOMEM, it is closed), -ETIMEDOUT, -ECANCELED, -EBADF (closed meanwhile). */
@@ -135,6 +137,8 @@ struct cr_addr {
     socklen_t size_bytes;
 };
 CR_API CR_CHECKED int cr_bind(struct cr_conn **out, const char *url, const struct cr_conn_opts *opts);
+CR_API CR_CHECKED int cr_bind_until(struct cr_conn **out, const char *url, const struct cr_conn_opts *opts,
+                                    int64_t deadline_ns);
 
 /* One datagram; one longer than size_bytes is cut, and the number returned is then its whole length.
  *   from: receives the sender; may be NULL. to: NULL on a dialled socket */

@@ -3,7 +3,7 @@
  * Calls marked "suspends" give the processor to other coroutines until what they wait for has come.
  * Each has an _until form whose deadline is absolute, in nanoseconds of cr_now(); CR_FOREVER waits
  * without end, and with a deadline in the past the call tries, does not suspend, and fails if the
- * thing is not there. (Looking up the name that a listener binds to has no deadline.) After
+ * thing is not there. After
  * -ETIMEDOUT or -ECANCELED nothing was consumed. A call made outside a scheduled coroutine returns
  * -EPERM. */
 #ifndef CRORE_RT_H

@@ -30,12 +30,17 @@ static int prepare(const char *text, const struct cr_conn_opts **opts, struct cr
     return cr__url_parse(url, text);
 }
 
-int cr_listen(struct cr_listener **out, const char *text, const struct cr_conn_opts *opts)
+int cr_listen_until(struct cr_listener **out, const char *text, const struct cr_conn_opts *opts, int64_t deadline_ns)
 {
     struct cr__url url;
     struct cr_net *net;
     int r = prepare(text, &opts, &url, &net);
-    return r < 0 ? r : net->ops->listen(net, out, &url, opts);
+    return r < 0 ? r : net->ops->listen(net, out, &url, opts, deadline_ns);
+}
+
+int cr_listen(struct cr_listener **out, const char *text, const struct cr_conn_opts *opts)
+{
+    return cr_listen_until(out, text, opts, CR_FOREVER);
 }
 
 int cr_dial_until(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts, int64_t deadline_ns)
@@ -51,12 +56,17 @@ int cr_dial(struct cr_conn **out, const char *text, const struct cr_conn_opts *o
     return cr_dial_until(out, text, opts, CR_FOREVER);
 }
 
-int cr_bind(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts)
+int cr_bind_until(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts, int64_t deadline_ns)
 {
     struct cr__url url;
     struct cr_net *net;
     int r = prepare(text, &opts, &url, &net);
-    return r < 0 ? r : net->ops->bind(net, out, &url, opts);
+    return r < 0 ? r : net->ops->bind(net, out, &url, opts, deadline_ns);
+}
+
+int cr_bind(struct cr_conn **out, const char *text, const struct cr_conn_opts *opts)
+{
+    return cr_bind_until(out, text, opts, CR_FOREVER);
 }
 
 int cr_accept_until(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)

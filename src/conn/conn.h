@@ -68,10 +68,11 @@ int cr__url_format(enum cr__scheme scheme, const struct cr_addr *addr, char *buf
 
 /* A network: where connections come from. */
 struct cr__net_ops {
-    int (*listen)(struct cr_net *net, struct cr_listener **out, const struct cr__url *url, const struct cr_conn_opts *opts);
+    int (*listen)(struct cr_net *net, struct cr_listener **out, const struct cr__url *url, const struct cr_conn_opts *opts,
+                  int64_t deadline_ns);
     int (*dial)(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts,
                 int64_t deadline_ns);
-    int (*bind)(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts);
+    int (*bind)(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts, int64_t deadline_ns);
 };
 
 struct cr_net {

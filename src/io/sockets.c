@@ -127,10 +127,10 @@ static int bind_socket(int fd, const struct cr_addr *addr, const struct cr__url 
 }
 
 /* Opens a socket that is bound to the first of the URL's addresses that there is. */
-static int bind_any(const struct cr__url *url, const struct cr_conn_opts *opts)
+static int bind_any(const struct cr__url *url, const struct cr_conn_opts *opts, int64_t deadline_ns)
 {
     struct cr_addr addrs[MAX_ADDRESSES];
-    int count = addresses(url, addrs, MAX_ADDRESSES, CR_FOREVER);
+    int count = addresses(url, addrs, MAX_ADDRESSES, deadline_ns);
     int r = count;
     for (int i = 0; i < count; i++) {
         int fd = r = open_socket(&addrs[i], url, opts);
@@ -147,12 +147,12 @@ static int bind_any(const struct cr__url *url, const struct cr_conn_opts *opts)
 }
 
 static int kernel_listen(struct cr_net *net, struct cr_listener **out, const struct cr__url *url,
-                         const struct cr_conn_opts *opts)
+                         const struct cr_conn_opts *opts, int64_t deadline_ns)
 {
     (void)net;
     if (url->scheme == CR__UDP || !opts_make_sense(opts))
         return -EINVAL;
-    int fd = bind_any(url, opts);
+    int fd = bind_any(url, opts, deadline_ns);
     if (fd < 0)
         return fd;
     struct cr__fd_conn *c = NULL;
@@ -249,12 +249,13 @@ static void listener_close(struct cr_listener *l)
 static const struct cr__listener_ops listener_ops = {
     .accept = listener_accept, .close = listener_close, .url = listener_url};
 
-static int kernel_bind(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts)
+static int kernel_bind(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts,
+                       int64_t deadline_ns)
 {
     (void)net;
     if (url->scheme != CR__UDP || !opts_make_sense(opts))
         return -EINVAL;
-    int fd = bind_any(url, opts);
+    int fd = bind_any(url, opts, deadline_ns);
     if (fd < 0)
         return fd;
     struct cr__fd_conn *c;
