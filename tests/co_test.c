@@ -3,6 +3,7 @@
 #include <fenv.h>
 #include <pthread.h>
 
+#include "dig.h"
 #include "test.h"
 
 static void *squares(void *first)
@@ -372,20 +373,6 @@ TEST(ten_thousand_at_once)
     }
     for (int i = 0; i < MANY; i++)
         cr_co_destroy(cos[i]);
-}
-
-__attribute__((noinline)) static int dig(volatile int *depth)
-{
-    volatile char frame[512];
-    frame[0] = (char)(*depth += 1);
-    return *depth == 0 ? 0 : dig(depth) + frame[0];
-}
-
-static void *digger(void *unused)
-{
-    volatile int depth = 0;
-    sink = dig(&depth);
-    return unused;
 }
 
 static void overflow_a_bare_coroutine(void)

@@ -10,6 +10,7 @@
 #include "mem/mem.h"
 #include "os/os.h"
 #include "stack/stack.h"
+#include "dig.h"
 #include "test.h"
 
 #ifndef TEST_SANITIZED
@@ -152,22 +153,6 @@ TEST(where_no_guard_is_to_be_had_there_is_no_stack)
     CHECK_EQ(cr_co_resume(co, NULL), -ENOMEM);
     CHECK_EQ(cr_co_status(co), CR_CO_NEW);
     cr_co_destroy(co);
-}
-
-static volatile long sink;
-
-__attribute__((noinline)) static long dig(volatile int *depth)
-{
-    volatile char frame[512];
-    frame[0] = (char)(*depth += 1);
-    return *depth == 0 ? 0 : dig(depth) + frame[0];
-}
-
-static void *digger(void *unused)
-{
-    volatile int depth = 0;
-    sink = dig(&depth);
-    return unused;
 }
 
 static void overflow(void)

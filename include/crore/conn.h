@@ -45,13 +45,15 @@ struct cr_conn_opts {
 
 /* Listens. An existing unix:/PATH is replaced only if it is a socket on which nobody listens.
  * Returns 0; -EINVAL (URL, options), -EPROTONOSUPPORT (scheme), -EADDRINUSE, -EADDRNOTAVAIL, -EACCES, -ENOENT (name
- * unknown), -EMFILE, -ENOMEM, -EPERM. On an error nothing is left open. Suspends only to look a name up: then also -ETIMEDOUT, -ECANCELED. */
+ * unknown), -EMFILE, -ENOMEM, -EPERM. On an error nothing is left open. Suspends only to look a name up: then also
+ * -ETIMEDOUT, -ECANCELED. */
 CR_API CR_CHECKED int cr_listen(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts);
 CR_API CR_CHECKED int cr_listen_until(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts,
                                       int64_t deadline_ns);
 
 /* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS (the connection stays in the backlog; try
- * again when something was closed. Only where epoll itself has no memory, -ENOMEM, it is closed), -ETIMEDOUT, -ECANCELED, -EBADF (closed meanwhile). */
+ * again when something was closed. Only where epoll itself has no memory, -ENOMEM, it is closed), -ETIMEDOUT,
+ * -ECANCELED, -EBADF (closed meanwhile). */
 CR_API CR_CHECKED int cr_accept(struct cr_listener *l, struct cr_conn **out);
 CR_API CR_CHECKED int cr_accept_until(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns);
 
@@ -159,7 +161,8 @@ CR_API CR_CHECKED int cr_resolve_until(const char *host, uint16_t port, struct c
 
 /* Any fd of the caller's: pipe, terminal, signalfd, eventfd, socket of whatever kind. Set non-blocking where the kernel can
  * poll it; otherwise (regular files) its calls block the worker for as long as the device takes.
- * Takes the fd over: cr_close closes it. Returns 0, -EBADF, -EEXIST (already taken over), -ENOMEM, -EPERM; on an error the fd stays the caller's. */
+ * Takes the fd over: cr_close closes it. Returns 0, -EBADF, -EEXIST (already taken over), -ENOMEM, -EPERM; on an error
+ * the fd stays the caller's. */
 CR_API CR_CHECKED int cr_conn_from_fd(struct cr_conn **out, int fd);
 
 /* The fd behind it: still conn's; for setsockopt and the like. -EOPNOTSUPP if there is none. Does not suspend. */

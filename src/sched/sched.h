@@ -122,7 +122,7 @@ struct cr__worker {
     void *rt;                    /* rt's: signals */
     const void *owner;           /* the runtime that it is of */
     bool stoppable;              /* from another thread: then there is always something that may still come */
-    bool reported;               /* that nothing can run any more, since something last did */
+    bool reported;               /* that nothing can run any more: once is enough */
     int chain_budget;            /* what a chain starts with: adapts to how long the coroutines run */
     bool used_up;                /* the last one's was */
     bool stopping;               /* everything is being cancelled, and so is what comes */
