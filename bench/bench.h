@@ -1,8 +1,9 @@
 /* What the benchmark programs share: clocks, the repetition of a batch, and the line that bench/run reads.
  *
- * Each program is called as PROGRAM CASE MILLISECONDS, and prints "CASE VALUE". A batch is run once to warm up,
- * then again and again for that time; the median of the batches is printed, so that what the machine does besides
- * disturbs little. */
+ * Each program is called as PROGRAM CASE MILLISECONDS, and prints "CASE VALUE"; a case that measures two things
+ * prints a second line. Where several workers are possible, the case ends with their number. A batch is run once to
+ * warm up, then again and again for that time; the median of the batches is printed, so that what the machine does
+ * besides disturbs little. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -29,6 +30,16 @@ static inline int64_t bench_now_ns(void)
 static inline int64_t bench_cpu_ns(void)
 {
     return bench_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+/* Marsaglia's xorshift: the same numbers in each run, and in each language. */
+static inline uint64_t bench_random(void)
+{
+    static uint64_t state = 88172645463325252u;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
 }
 
 /* Ends the program: a benchmark whose calls fail has nothing to say. */
@@ -60,6 +71,24 @@ static inline void bench_batches(const char *name, int milliseconds, void (*batc
     } while (bench_now_ns() < end && count < BENCH_BATCHES_MAX);
     qsort(took, (size_t)count, sizeof took[0], bench_by_value);
     printf("%s %.4f\n", name, took[count / 2] / operations);
+}
+
+/* How often each contender for one lock had it, and what they counted under it: prints nanoseconds per operation,
+ * and NAME-share, the smallest share as a part of the fair one. */
+static inline void bench_shares(const char *name, int64_t took_ns, const int64_t *shares, int count,
+                                int64_t counted)
+{
+    int64_t least = shares[0], sum = 0;
+    for (int i = 0; i < count; i++) {
+        least = shares[i] < least ? shares[i] : least;
+        sum += shares[i];
+    }
+    if (sum != counted) {
+        fprintf(stderr, "%s: two held the lock at once\n", name);
+        exit(1);
+    }
+    printf("%s %.4f\n", name, (double)took_ns / (double)sum);
+    printf("%s-share %.4f\n", name, (double)least * count / (double)sum);
 }
 
 struct bench_case {

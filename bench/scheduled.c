@@ -83,7 +83,7 @@ static void measure_batches(void *unused)
 
 static void run(const char *case_name, int case_milliseconds, void (*measure)(void *unused), enum cr_policy policy)
 {
-    struct cr_config config = {.policy = policy};
+    struct cr_config config = {.workers = 1, .policy = policy};
     name = case_name;
     milliseconds = case_milliseconds;
     bench_need(cr_run(measure, NULL, &config) == 0, "cr_run");

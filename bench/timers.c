@@ -14,15 +14,6 @@
 
 enum { OPERATIONS = 200000, SLEEP_SHARE_NS = 5000, LOOK_NS = 10000000 };
 
-static uint64_t next_random(void)
-{
-    static uint64_t state = 88172645463325252u;
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-}
-
 /* The wheel. */
 static struct cr__wheel wheel;
 static struct cr__timer *timers;
@@ -32,7 +23,7 @@ static int fired;
 
 static void arm_ahead(struct cr__timer *timer)
 {
-    cr__wheel_arm(&wheel, timer, wheel_now + (int64_t)(next_random() % (timer_count * 1000)));
+    cr__wheel_arm(&wheel, timer, wheel_now + (int64_t)(bench_random() % (timer_count * 1000)));
 }
 
 static void arm_again(struct cr__timer *timer, void *unused)
@@ -53,7 +44,7 @@ static void fire_and_arm(void)
 static void cancel_and_arm(void)
 {
     for (int i = 0; i < OPERATIONS; i++) {
-        struct cr__timer *timer = &timers[next_random() % timer_count];
+        struct cr__timer *timer = &timers[bench_random() % timer_count];
         cr__wheel_cancel(&wheel, timer);
         arm_ahead(timer);
     }
@@ -136,7 +127,7 @@ static void measure_sleepers(void *unused)
 
 static void run_sleepers(const char *name, int milliseconds, int64_t count)
 {
-    struct cr_config config = {0};
+    struct cr_config config = {.workers = 1};
     s = (struct sleepers){
         .name = name, .milliseconds = milliseconds, .count = count, .round_ns = count * SLEEP_SHARE_NS};
     bench_need(cr_run(measure_sleepers, NULL, &config) == 0, "cr_run");
