@@ -1,9 +1,10 @@
 // Peers in Go: goroutines beside coroutines, and its servers.
 //
-//	peer CASE MILLISECONDS   yield, spawn-one, spawn-batch, sleepers-N: as bench.h
-//	peer echo|http PORT      servers, on 127.0.0.1
+//	peer CASE MILLISECONDS       yield, spawn-one, spawn-batch, sleepers-N: as bench.h
+//	peer CASE-WORKERS MILLISECONDS   those of peer_workers.go
+//	peer echo-WORKERS|http-WORKERS PORT   servers, on 127.0.0.1
 //
-// bench/run sets GOMAXPROCS=1: one worker, as ours.
+// Where a case does not name the workers, bench/run sets GOMAXPROCS=1: one, as ours.
 package main
 
 import (
@@ -151,31 +152,67 @@ func serveHTTP(port string) {
 	})))
 }
 
-func main() {
-	if len(os.Args) != 3 {
-		log.Fatal("usage: peer CASE MILLISECONDS | peer echo|http PORT")
+// What takes a number of workers; port or milliseconds is its second argument.
+var onWorkers = map[string]func(name, number string){
+	"channel":         measured(channel),
+	"select":          measured(selectOne),
+	"skynet":          measured(skynet),
+	"steal":           measured(steal),
+	"mutex":           measured(mutex),
+	"sleepers-random": measured(sleepersRandom),
+	"echo":            func(_, port string) { serveEcho(port) },
+	"http":            func(_, port string) { serveHTTP(port) },
+}
+
+func measured(run func(name string, span time.Duration)) func(name, number string) {
+	return func(name, number string) {
+		milliseconds, err := strconv.Atoi(number)
+		if err != nil {
+			log.Fatal(err)
+		}
+		run(name, time.Duration(milliseconds)*time.Millisecond)
 	}
-	name := os.Args[1]
-	number, err := strconv.Atoi(os.Args[2])
+}
+
+// "name-7": "name", 7; without a number 0
+func cutNumber(name string) (string, int) {
+	at := strings.LastIndexByte(name, '-')
+	if at < 0 {
+		return name, 0
+	}
+	number, err := strconv.Atoi(name[at+1:])
 	if err != nil {
-		log.Fatal(err)
+		return name, 0
 	}
-	span := time.Duration(number) * time.Millisecond
-	switch {
-	case name == "yield":
+	return name[:at], number
+}
+
+func runOne(name string, span time.Duration) {
+	base, count := cutNumber(name)
+	switch base {
+	case "yield":
 		batches(name, span, yieldAmongAll, goroutines*yields)
-	case name == "spawn-one":
+	case "spawn-one":
 		batches(name, span, spawnOneAtATime, spawns)
-	case name == "spawn-batch":
+	case "spawn-batch":
 		batches(name, span, spawnInBatches, spawns)
-	case strings.HasPrefix(name, "sleepers-"):
-		count, _ := strconv.Atoi(strings.TrimPrefix(name, "sleepers-"))
+	case "sleepers":
 		sleepers(name, span, count)
-	case name == "echo":
-		serveEcho(os.Args[2])
-	case name == "http":
-		serveHTTP(os.Args[2])
 	default:
 		log.Fatal("unknown case ", name)
+	}
+}
+
+func main() {
+	if len(os.Args) != 3 {
+		log.Fatal("usage: peer CASE[-WORKERS] MILLISECONDS | peer echo-WORKERS|http-WORKERS PORT")
+	}
+	name, number := os.Args[1], os.Args[2]
+	base, workers := cutNumber(name)
+	if run, found := onWorkers[base]; found && workers > 0 {
+		runtime.GOMAXPROCS(workers)
+		run(name, number)
+	} else {
+		measured(runOne)(name, number)
 	}
 }

@@ -8,7 +8,7 @@
 namespace context = boost::context::detail;
 namespace fibers = boost::fibers;
 
-enum { ROUNDS = 1000000, FIBERS = 1000, YIELDS = 200, SPAWNS = 20000, STACK_BYTES = 65536 };
+enum { ROUNDS = 1000000, FIBERS = 1000, YIELDS = 200, SPAWNS = 20000, ROUND_TRIPS = 20000, STACK_BYTES = 65536 };
 
 static context::fcontext_t other;
 
@@ -83,12 +83,31 @@ static void run_batch(const char *name, int milliseconds)
     bench_batches(name, milliseconds, spawn_in_batches, SPAWNS);
 }
 
+static void ping_pong()
+{
+    fibers::unbuffered_channel<int> ping, pong;
+    fibers::fiber answering([&] {
+        for (int value : ping)
+            pong.push(value);
+    });
+    for (int i = 0; i < ROUND_TRIPS; i++) {
+        ping.push(i);
+        if (pong.value_pop() != i)
+            abort();
+    }
+    ping.close();
+    answering.join();
+}
+
+static void run_channel(const char *name, int milliseconds)
+{
+    bench_batches(name, milliseconds, ping_pong, 2.0 * ROUND_TRIPS);
+}
+
 int main(int argc, char **argv)
 {
-    static const bench_case cases[] = {{"switch", run_switch},
-                                       {"yield", run_yield},
-                                       {"spawn-one", run_one},
-                                       {"spawn-batch", run_batch},
-                                       {nullptr, nullptr}};
+    static const bench_case cases[] = {{"switch", run_switch},     {"yield", run_yield},
+                                       {"spawn-one", run_one},     {"spawn-batch", run_batch},
+                                       {"channel-1", run_channel}, {nullptr, nullptr}};
     return bench_main(argc, argv, cases);
 }
