@@ -9,22 +9,43 @@ class Absent(Exception):
     """Someone who can't take part, and why."""
 
 
-class Row:
-    """One line of a table: what each contestant measured, in the order in which they came."""
+class Aim:
+    """What was aimed at: that a ratio be at least so much; or, with own, our figure itself."""
 
-    def __init__(self, name, unit, rate=False):
-        self.name, self.unit, self.rate, self.values = name, unit, rate, {}
+    def __init__(self, least, own=False):
+        self.least, self.own = least, own
+
+    def result(self, ours, ratio):
+        """None while it can't be told."""
+        value = ours if self.own else ratio
+        return {"least": self.least, "of": OURS if self.own else "ratio",
+                "reached": None if value is None else value >= self.least}
+
+
+class Row:
+    """One line of a table: what each contestant measured, in the order in which they came.
+
+    rate: more is better. against: the peers of which the best one makes the ratio; None: all."""
+
+    def __init__(self, name, unit, rate=False, aim=None, against=None):
+        self.name, self.unit, self.rate, self.aim, self.against = name, unit, rate, aim, against
+        self.values = {}
 
     def add(self, contestant, value):
         self.values.setdefault(contestant, []).append(value)
 
+    def ratio(self, ours, peers):
+        rivals = [value for peer, value in peers.items() if not self.against or peer in self.against]
+        if not rivals or not ours or not min(rivals):
+            return None
+        return round(ours / max(rivals) if self.rate else min(rivals) / ours, 4)
+
     def result(self):
-        medians = {who: round(statistics.median(values), 4) for who, values in self.values.items()}
-        ours = medians.pop(OURS)
-        ratio = None
-        if medians and ours and min(medians.values()):
-            ratio = round(ours / max(medians.values()) if self.rate else min(medians.values()) / ours, 4)
-        return {"name": self.name, "unit": self.unit, "ours": ours, "peers": medians, "ratio": ratio}
+        peers = {who: round(statistics.median(values), 4) for who, values in self.values.items()}
+        ours = peers.pop(OURS, None)
+        ratio = self.ratio(ours, peers)
+        return {"name": self.name, "unit": self.unit, "ours": ours, "peers": peers, "ratio": ratio,
+                "aim": self.aim and self.aim.result(ours, ratio)}
 
 
 def number(value):
@@ -40,18 +61,26 @@ def print_table(rows):
     print(flush=True)
 
 
+def aim_cell(aim):
+    if not aim:
+        return "-"
+    return f"{'ours ' if aim['of'] == OURS else ''}{aim['least']:g}{', missed' if aim['reached'] is False else ''}"
+
+
 def cells(results, show):
     """The table of one benchmark's results; show(result, contestant) gives a figure's text."""
     peers = list(dict.fromkeys(peer for result in results for peer in result["peers"]))
-    yield ["name", "unit", OURS, *peers, "ratio"]
+    aims = any(result.get("aim") for result in results)
+    yield ["name", "unit", OURS, *peers, "ratio", *(["aim"] if aims else [])]
     for result in results:
+        figures = ["-" if median(result, who) is None else show(result, who) for who in (OURS, *peers)]
         ratio = "-" if result["ratio"] is None else f"{result['ratio']:.2f}"
-        figures = [show(result, peer) if peer in result["peers"] else "-" for peer in peers]
-        yield [result["name"], result["unit"], show(result, OURS), *figures, ratio]
+        yield [result["name"], result["unit"], *figures, ratio, *([aim_cell(result.get("aim"))] if aims else [])]
 
 
 def median(result, who):
-    return number(result["ours"] if who == OURS else result["peers"][who])
+    """None if it has none."""
+    return result["ours"] if who == OURS else result["peers"].get(who)
 
 
 def print_rows(rows):
@@ -59,7 +88,7 @@ def print_rows(rows):
 
     def with_spread(result, who):
         values = by_name[result["name"]].values[who]
-        return f"{median(result, who)} ({number(min(values))}..{number(max(values))})"
+        return f"{number(median(result, who))} ({number(min(values))}..{number(max(values))})"
 
     print_table(list(cells([row.result() for row in rows], with_spread)))
 
@@ -69,7 +98,7 @@ def print_markdown(path):
     for result in json.loads(path.read_text()):
         benchmarks.setdefault(result["name"].split(".")[0], []).append(result)
     for name, results in benchmarks.items():
-        table = list(cells(results, median))
+        table = list(cells(results, lambda result, who: number(median(result, who))))
         table.insert(1, ["---", "---", *["---:"] * (len(table[0]) - 2)])
         print(f"### {name}\n")
         for row in table:

@@ -84,7 +84,7 @@ def all_up(settings, commands, workers, check=lambda server: None):
     with contextlib.ExitStack() as stack:
         up = {}
         for name, command in commands.items():
-            with settings.present(name, command):
+            with settings.present(name):
                 server = stack.enter_context(Server(settings, name, command, workers))
                 check(server)
                 if name == OURS_URING and not server.uses_uring():
@@ -198,7 +198,8 @@ class Loads:
 
 
 def rows_of(pairs):
-    return [row for counts in pairs.values() for pollers in counts.values() for pair in pollers.values() for row in pair]
+    return [row for counts in pairs.values() for pollers in counts.values() for pair in pollers.values()
+            for row in pair]
 
 
 def row_names(loads):
@@ -221,7 +222,7 @@ def bench_loads(settings, wanted, loads, servers_of, run):
             for count, pollers in counts.items():
                 for _ in range(settings.rounds):
                     for who, server in servers.items():
-                        with settings.present(who, f"{loads.bench} {count}"):
+                        with settings.present(who):
                             cost_ns, per_second = run(settings, server, count)
                             record(pollers, who, cost_ns, per_second)
     return [row for row in rows_of(pairs) if row.name in wanted]
@@ -329,7 +330,7 @@ def bench_idle(settings, wanted):
     commands = {who: command for who, command in echo_servers(settings, 1).items() if "uring" not in who}
     for _ in range(settings.rounds):
         for who, command in commands.items():
-            with settings.present(who, "idle"), Server(settings, who, command, 1) as server:
+            with settings.present(who), Server(settings, who, command, 1) as server:
                 with EchoLoad(settings, server, 1):
                     pass
                 before = server.private_bytes()
