@@ -25,6 +25,22 @@ WAITS = {
     "CR__WAIT_READABLE": "something to read",
     "CR__WAIT_WRITABLE": "room to write",
     "CR__WAIT_STACK": "a stack",
+    "CR__WAIT_MUTEX": "a mutex",
+    "CR__WAIT_COND": "a condition variable",
+    "CR__WAIT_READ_LOCK": "a readers-writer lock, to read",
+    "CR__WAIT_WRITE_LOCK": "a readers-writer lock, to write",
+    "CR__WAIT_SEM": "a semaphore",
+    "CR__WAIT_GROUP": "a wait group",
+    "CR__WAIT_ONCE": "another one's cr_once",
+    "CR__WAIT_BARRIER": "others at a barrier",
+    "CR__WAIT_SEND": "room in a channel",
+    "CR__WAIT_RECV": "a value from a channel",
+    "CR__WAIT_SELECT": "one of several channels",
+    "CR__WAIT_BROADCAST": "a broadcast",
+    "CR__WAIT_SCOPE": "the coroutines of its scope",
+    "CR__WAIT_BLOCKING": "a blocking call on another thread",
+    "CR__WAIT_SIGNAL": "a signal",
+    "CR__WAIT_CHILD": "the end of a child process",
 }
 
 
@@ -258,8 +274,8 @@ class Coroutine:
 
     def waits(self):
         """Whether nobody has ended its wait yet."""
-        word_of = self.record()["wait_word"]
-        return int(word_of.cast(gdb.lookup_type("unsigned int"))) == int(gdb.parse_and_eval("(int)CR__WAITING"))
+        state = int(self.record()["word"].cast(gdb.lookup_type("unsigned int"))) & int(gdb.parse_and_eval("(int)CR__STATE"))
+        return state == int(gdb.parse_and_eval("(int)CR__WAITING"))
 
     def waits_for(self):
         if self.state() != "parked":
@@ -267,9 +283,9 @@ class Coroutine:
         kind, record = self.wait_kind(), self.record()
         what = WAITS.get(kind, kind)
         if kind == "CR__WAIT_JOIN":
-            what = f"the end of coroutine {int(record['wait_object'].cast(pointer_to('cr__record'))['co']['id'])}"
+            what = f"the end of coroutine {int(record['node']['object'].cast(pointer_to('cr__record'))['co']['id'])}"
         elif kind in ("CR__WAIT_READABLE", "CR__WAIT_WRITABLE"):
-            what += f", fd {int(record['wait_object'].cast(pointer_to('cr__pollable'))['fd'])}"
+            what += f", fd {int(record['node']['object'].cast(pointer_to('cr__pollable'))['fd'])}"
         if int(record["timer"]["link"]):
             what += f", {(int(record['timer']['deadline_ns']) - self.now_ns) / 1e9:.3f} s from now"
         return what
@@ -359,7 +375,7 @@ class CroreList(gdb.Command):
                 if thread.worker is None:
                     continue
                 found = coroutines(thread, among)
-                print(f"thread {thread.number}: {int(thread.worker['live'])} coroutines live")
+                print(f"thread {thread.number}: worker {int(thread.worker['index'])}, {len(coroutines(thread, among))} coroutines live")
                 for c in found:
                     name = f' "{c.name()}"' if c.name() else ""
                     row = f"  {c.id:>6}  {c.state():<8} {c.function()}{name}  {c.waits_for()}"

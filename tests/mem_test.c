@@ -6,7 +6,7 @@
 TEST(what_is_freed_last_is_reused_first)
 {
     struct cr__slab slab;
-    cr__slab_init(&slab, 64, 4096, CR__MEM_OTHER);
+    cr__slab_init(&slab, 64, CR__MEM_OTHER);
     void *a = cr__slab_get(&slab), *b = cr__slab_get(&slab);
     CHECK(a && b && a != b);
     CHECK_EQ((uintptr_t)a % 64, 0);
@@ -26,7 +26,7 @@ TEST(a_slab_grows_by_chunks_and_can_be_walked)
 {
     struct cr__slab slab;
     uint64_t before = cr__mem_bytes(CR__MEM_OTHER);
-    cr__slab_init(&slab, 64, 4096, CR__MEM_OTHER);
+    cr__slab_init(&slab, 64, CR__MEM_OTHER);
     long expected = 0, sum = 0;
     for (long i = 0; i < 1000; i++) {
         long *object = cr__slab_get(&slab);
@@ -43,7 +43,7 @@ TEST(a_slab_grows_by_chunks_and_can_be_walked)
 TEST(a_slab_without_memory_says_so_and_works_again_after)
 {
     struct cr__slab slab;
-    cr__slab_init(&slab, 64, 4096, CR__MEM_OTHER);
+    cr__slab_init(&slab, 64, CR__MEM_OTHER);
     cr__mem_fail_after(1);
     CHECK(cr__slab_get(&slab) == NULL);
     cr__mem_fail_after(0);

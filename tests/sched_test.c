@@ -65,7 +65,7 @@ TEST(outside_a_coroutine_calls_are_refused)
 TEST(configurations_that_make_no_sense_are_refused)
 {
     CHECK_EQ(cr_run(NULL, NULL, NULL), -EINVAL);
-    CHECK_EQ(cr_run(check_order, NULL, &(struct cr_config){.workers = 2}), -EINVAL);
+    CHECK_EQ(cr_run(check_order, NULL, &(struct cr_config){.workers = CR_WORKERS_MAX + 1}), -EINVAL);
     CHECK_EQ(cr_run(check_order, NULL, &(struct cr_config){.policy = 9}), -EINVAL);
     CHECK_EQ(cr_run(check_order, NULL, &(struct cr_config){.stack_size_bytes = SIZE_MAX}), -EINVAL);
     CHECK_EQ(cr_run(check_order, NULL, &(struct cr_config){.guard_size_bytes = 100}), -EINVAL);

@@ -151,6 +151,7 @@ static inline int test_run_forked(const struct test *test)
 int main(int argc, char **argv)
 {
     bool forks = true;
+    setenv("CR_WORKERS", "1", 0); /* tests share plain variables between coroutines; those of several workers ask for them */
     const char *only = NULL;
     int number = 0, failed = 0;
     for (int i = 1; i < argc; i++) {

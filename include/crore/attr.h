@@ -14,6 +14,11 @@ enum cr_attr_flags {
      * switches to this coroutine, instead of keeping its own. Faster to switch; right for code that
      * never changes them, which is nearly all code. */
     CR_FPU_SHARED = 1u << 0,
+
+    /* Once started, may go on on another worker after each call that suspends, and so be stolen when its worker is busy. Only for code that
+     * keeps no thread's address across such a call: compilers do, of thread-local variables, errno among them. Others stay with the
+     * worker on which they started. Means nothing to bare coroutines. */
+    CR_MIGRATABLE = 1u << 1,
 };
 
 /* Zeroed means default, field by field. Read during the call only; the caller may discard it after. */

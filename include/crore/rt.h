@@ -23,30 +23,33 @@ enum cr_policy {
     CR_POLICY_STAR = 2,    /* every switch goes through the worker's loop */
 };
 
+#define CR_WORKERS_MAX 1024
+
 /* Zeroed means default, field by field. Read during the call only. */
 struct cr_config {
-    unsigned workers;        /* 0 or 1: this version runs one */
+    unsigned workers;        /* kernel threads that run coroutines, up to CR_WORKERS_MAX. 0: what the environment's CR_WORKERS says, else one for each
+                                processor that the process may use (its affinity, and its cgroup's cpu.max, rounded up) */
     enum cr_policy policy;
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
-    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. At the bound, ones that
-                                have not started wait for a stack of their size */
+    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
+                                that have not started wait for a stack of their size */
     int report_fd;           /* where it is told that nothing can ever run again; 0: standard error. (Overflows and broken
                                 invariants are told on standard error) */
 };
 
-/* Runs fn(arg) as the first coroutine on the calling thread, and returns when every coroutine has ended.
+/* Runs fn(arg) as the first coroutine, and returns when every coroutine has ended. The calling thread is worker 0; the others get threads of their own.
  * Asynchronous signals are blocked meanwhile and taken between coroutines, on the thread's own stack, with
  * whatever disposition the program gave them. Threads and child processes made by a coroutine inherit the mask:
  * give a child its own before exec. A child of fork(2) that does not exec must not use the runtime: it shares the
  * parent's epoll.
- * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EDEADLK when nothing can ever run again, after a
+ * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EAGAIN (a worker's thread could not be made); -EDEADLK when nothing can ever run again, after a
  * report that lists the parked coroutines (their stacks and records are given back, their frames are
  * not unwound); or what opening the poller returned. */
 CR_API CR_CHECKED int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config);
 
-/* The same in three steps, for programs that keep their main loop: cr_rt_start runs fn(arg) on a worker
- * thread of the runtime's own and returns. One start per runtime. Called from any thread but a worker, by one at a
+/* The same in three steps, for programs that keep their main loop: cr_rt_start runs fn(arg) on worker
+ * threads of the runtime's own and returns. One start per runtime. Called from any thread but a worker, by one at a
  * time. When nothing can run any more it reports so, and waits: cr_rt_stop may still come.
  * Returns as cr_run, plus -EALREADY (started before) and what creating the thread returned. */
 CR_API CR_CHECKED int cr_rt_create(struct cr_rt **out, const struct cr_config *config);
@@ -67,13 +70,22 @@ CR_API void cr_rt_destroy(struct cr_rt *rt);
  * Returns 0 or -EPERM. */
 CR_API int cr_shutdown(void);
 
-/* Spawns a coroutine that nobody waits for. It starts later, in its turn; the caller goes on.
+/* Spawns a coroutine that nobody waits for. It starts later, in its turn, on whichever worker is free first, and stays there (but see CR_MIGRATABLE);
+ * the caller goes on.
  * Returns 0, -EPERM, -ENOMEM. Does not suspend. */
 CR_API CR_CHECKED int cr_go(void (*fn)(void *arg), void *arg);
 
 /* The same with attributes, and with a handle if out is not NULL. A handle must be given back: with cr_join or
  * cr_detach, once. Returns 0, -EPERM, -EINVAL, -ENOMEM; on an error nothing was spawned. Does not suspend. */
 CR_API CR_CHECKED int cr_spawn(struct cr_co **out, void (*fn)(void *arg), void *arg, const struct cr_attr *attr);
+
+/* The same onto a certain worker, from 0 to cr_worker_count() - 1: it is not stolen. Return also -EINVAL (no such worker). */
+CR_API CR_CHECKED int cr_go_on(unsigned worker, void (*fn)(void *arg), void *arg);
+CR_API CR_CHECKED int cr_spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *arg), void *arg, const struct cr_attr *attr);
+
+/* The calling worker's number, and how many there are; -EPERM outside of a runtime. Do not suspend. */
+CR_API int cr_worker_index(void);
+CR_API int cr_worker_count(void);
 
 /* Waits until co has ended, and gives back its handle. Suspends. One joiner at a time.
  * Returns 0 (handle gone); -ETIMEDOUT, -ECANCELED (handle still valid); -EDEADLK (co is the caller), -EBUSY (another
@@ -101,13 +113,15 @@ CR_API int cr_sleep_until(int64_t deadline_ns);
 CR_API int64_t cr_now(void);
 CR_API int64_t cr_after(int64_t duration_ns);
 
-/* Counters of the calling thread's runtime since its start. Returns 0 or -EPERM. Does not suspend. */
+/* Counters of the calling thread's runtime since its start, all workers together. Returns 0 or -EPERM. Does not suspend. */
 struct cr_stats {
     uint64_t spawned, ended;  /* coroutines */
     uint64_t switches;        /* from one coroutine to another, or to the worker's loop */
     uint64_t parks, timeouts; /* waits, and how many of them ended by their deadline */
     uint64_t polls, events;   /* calls of the poller, and events that they brought */
     uint64_t stack_waits;     /* coroutines that had to wait for a stack */
+    uint64_t steals, sent;    /* coroutines that another worker took, and that one worker made ready for another */
+    uint64_t slow;            /* times that a coroutine ran too long without suspending */
 };
 CR_API int cr_stats_get(struct cr_stats *out);
 

@@ -10,7 +10,7 @@ int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsig
     static const struct cr_attr zero;
     if (!attr)
         attr = &zero;
-    if (attr->stack > CR_STACK_STATIC || (attr->flags & ~(unsigned)CR_FPU_SHARED) != 0)
+    if (attr->stack > CR_STACK_STATIC || (attr->flags & ~(unsigned)(CR_FPU_SHARED | CR_MIGRATABLE)) != 0)
         return -EINVAL;
     *flags = attr->flags;
     *stack_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);

@@ -36,7 +36,7 @@ struct cr_co {
     void *sp;            /* before a scheduled one's first run: its argument */
     struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
-    uint8_t sched_flags; /* the scheduler's */
+    uint8_t sched_flags; /* the scheduler's, as are sched_wait, sched_lock, worker */
     uint8_t sched_wait;
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */

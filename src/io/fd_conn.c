@@ -5,9 +5,7 @@
 
 #include "os/os.h"
 
-#define CONN_CHUNK_BYTES (64u << 10)
 #define BUFFER_BYTES (16u << 10)
-#define BUFFER_CHUNK_BYTES ((256u << 10) + 64)
 
 struct cr__lent_buffer {
     struct cr__lent_buffer *next; /* of its connection's */
@@ -21,8 +19,10 @@ int cr__io_init(struct cr__worker *worker)
     struct cr__io *io = cr__mem_alloc(sizeof(*io), CR__MEM_OTHER);
     if (!io)
         return -ENOMEM;
-    cr__slab_init(&io->conns, sizeof(struct cr__fd_conn), CONN_CHUNK_BYTES, CR__MEM_CONNS);
-    cr__slab_init(&io->buffers, BUFFER_BYTES, BUFFER_CHUNK_BYTES, CR__MEM_BUFFERS);
+    cr__slab_init(&io->conns, sizeof(struct cr__fd_conn), CR__MEM_CONNS);
+    cr__slab_init(&io->buffers, BUFFER_BYTES, CR__MEM_BUFFERS);
+    cr__worker_flushes(worker, &io->conns);
+    cr__worker_flushes(worker, &io->buffers);
     worker->io = io;
     return 0;
 }
@@ -51,11 +51,9 @@ static struct cr__fd_conn *of(const struct cr_conn *conn)
     return CR__CONTAINER(conn, struct cr__fd_conn, conn);
 }
 
-int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, const struct cr__conn_ops *ops, unsigned ready)
+int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, const struct cr__conn_ops *ops, bool in, bool out_ready)
 {
-    struct cr__worker *worker = cr__worker_here();
-    struct cr__io *io = worker->io;
-    struct cr__fd_conn *c = cr__slab_get(&io->conns);
+    struct cr__fd_conn *c = cr__slab_get(&cr__io_here()->conns);
     if (!c)
         return -ENOMEM;
     c->conn.ops = ops;
@@ -63,12 +61,7 @@ int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, co
     c->kind = (uint8_t)kind;
     c->scheme = CR__TCP;
     c->unlink_path = false;
-    int r = cr__poll_add(worker, &c->poll, fd, ready);
-    if (r < 0) {
-        c->poll.fd = -1;
-        cr__slab_put(&io->conns, c);
-        return r;
-    }
+    cr__poll_add(&c->poll, fd, in, out_ready);
     *out = c;
     return 0;
 }
@@ -80,6 +73,13 @@ static void return_all(struct cr__io *io, struct cr__fd_conn *c)
         c->lent = buffer->next;
         cr__slab_put(&io->buffers, buffer);
     }
+}
+
+/* Of one that was never registered: the fd stays open. */
+static void forget(struct cr__fd_conn *c)
+{
+    c->poll.fd = -1;
+    cr__slab_put(&cr__io_here()->conns, c);
 }
 
 void cr__fd_conn_close(struct cr__fd_conn *c)
@@ -102,9 +102,9 @@ static inline int breathe(struct cr__fd_conn *c, int64_t deadline_ns)
     struct cr__worker *worker = cr__worker_here();
     if (CR__LIKELY(--worker->io_budget > 0) || deadline_ns <= worker->now_ns)
         return 0;
-    uint16_t generation = c->poll.generation;
+    uint16_t generation = atomic_load_explicit(&c->poll.generation, memory_order_relaxed);
     cr_yield();
-    return c->poll.generation == generation ? 0 : -EBADF;
+    return atomic_load_explicit(&c->poll.generation, memory_order_relaxed) == generation ? 0 : -EBADF;
 }
 
 ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_t deadline_ns,
@@ -112,17 +112,19 @@ ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_
 {
     int r = breathe(c, deadline_ns);
     while (r == 0) {
-        if (!(c->poll.ready & (1u << direction)))
+        if (!cr__poll_try(&c->poll, direction)) {
             r = cr__poll_wait(&c->poll, direction, deadline_ns);
-        if (r < 0 && r != -ETIMEDOUT)
-            break;
+            if (r < 0 && r != -ETIMEDOUT)
+                break;
+            cr__poll_try(&c->poll, direction);
+        }
         ssize_t n;
         do
             n = attempt(c, arg);
         while (n == -EINTR);
         if (n != -EAGAIN)
             return n;
-        c->poll.ready &= (uint8_t)~(1u << direction);
+        cr__poll_drained(&c->poll, direction);
     }
     return r;
 }
@@ -147,8 +149,9 @@ static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_byte
     ssize_t n = c->kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
     /* TCP that gave less than asked has no more, and will tell (an edge) when it has; not so if the end, or urgent data, is among what it
      * still has to tell */
-    if (n > 0 && (size_t)n < size_bytes && c->kind == CR__FD_TCP && !(c->poll.ready & CR__READY_END))
-        c->poll.ready &= (uint8_t)~CR__READY_IN;
+    if (n > 0 && (size_t)n < size_bytes && c->kind == CR__FD_TCP &&
+        !atomic_load_explicit(&c->poll.end, memory_order_relaxed))
+        cr__poll_drained(&c->poll, CR__IN);
     return n;
 }
 
@@ -282,7 +285,7 @@ static ssize_t stream_sendfile(struct cr_conn *conn, struct cr_conn *file, int64
 static ssize_t try_nothing(struct cr__fd_conn *c, void *arg)
 {
     short *events = arg;
-    return !c->poll.watched || cr__os_poll_now(c->poll.fd, *events) ? 0 : -EAGAIN;
+    return atomic_load_explicit(&c->poll.watched, memory_order_relaxed) == CR__UNPOLLABLE || cr__os_poll_now(c->poll.fd, *events) ? 0 : -EAGAIN;
 }
 
 static int stream_wait(struct cr_conn *conn, bool to_write, int64_t deadline_ns)
@@ -441,7 +444,7 @@ int cr_file_open(struct cr_conn **out, const char *path, int flags, mode_t mode)
     if (fd < 0)
         return fd;
     struct cr__fd_conn *c;
-    int r = cr__fd_conn_open(&c, fd, CR__FD_OTHER, &cr__file_ops, CR__READY_IN | CR__READY_OUT);
+    int r = cr__fd_conn_open(&c, fd, CR__FD_OTHER, &cr__file_ops, true, true);
     if (r < 0) {
         cr__os_close(fd);
         return r;
@@ -481,11 +484,16 @@ int cr_conn_from_fd(struct cr_conn **out, int fd)
     enum cr__scheme scheme;
     const struct cr__conn_ops *ops = ops_of_fd(fd, &kind, &scheme);
     struct cr__fd_conn *c;
-    int r = cr__fd_conn_open(&c, fd, kind, ops, CR__READY_IN | CR__READY_OUT);
+    int r = cr__fd_conn_open(&c, fd, kind, ops, true, true);
     if (r < 0)
         return r;
+    r = cr__poll_register(worker, &c->poll);
+    if (r < 0) {
+        forget(c);
+        return r;
+    }
     c->scheme = (uint8_t)scheme;
-    if (!c->poll.watched)
+    if (atomic_load_explicit(&c->poll.watched, memory_order_relaxed) == CR__UNPOLLABLE)
         c->conn.ops = &cr__file_ops; /* the kernel can't poll it: a regular file, or like one */
     else
         cr__os_set_nonblocking(fd);

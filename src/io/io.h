@@ -46,7 +46,7 @@ static inline struct cr__io *cr__io_here(void)
 }
 
 /* Makes a connection of an open fd; on an error the fd stays open. */
-int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, const struct cr__conn_ops *ops, unsigned ready);
+int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, const struct cr__conn_ops *ops, bool in, bool out_ready);
 
 /* Tries, and waits when the kernel has nothing (attempt says -EAGAIN); at the deadline tries once more. What attempt says, or -ETIMEDOUT,
  * -ECANCELED, -EBUSY, -EBADF. */

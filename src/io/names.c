@@ -19,14 +19,14 @@ struct lookup {
     char host[CR__HOST_BYTES];
     uint16_t port;
     bool done;
-    int users;
+    _Atomic int users;
     int status; /* when done: how many addresses, or -errno */
     struct cr_addr addrs[LOOKUP_ADDRESSES];
 };
 
 static void put(struct lookup *lookup)
 {
-    if (--lookup->users == 0)
+    if (atomic_fetch_sub(&lookup->users, 1) == 1)
         cr__mem_free(lookup, sizeof(*lookup), CR__MEM_OTHER);
 }
 

@@ -158,7 +158,7 @@ static int kernel_listen(struct cr_net *net, struct cr_listener **out, const str
     struct cr__fd_conn *c = NULL;
     int r = cr__os_listen(fd, opts->backlog ? opts->backlog : DEFAULT_BACKLOG);
     if (r == 0)
-        r = cr__fd_conn_open(&c, fd, kind_of(url), NULL, CR__READY_IN);
+        r = cr__fd_conn_open(&c, fd, kind_of(url), NULL, true, false);
     if (r < 0) {
         cr__os_close(fd);
         if (has_file(url))
@@ -219,7 +219,7 @@ static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t 
     if (fd < 0)
         return fd;
     struct cr__fd_conn *c;
-    int r = cr__fd_conn_open(&c, fd, kind, &cr__stream_ops, CR__READY_OUT);
+    int r = cr__fd_conn_open(&c, fd, kind, &cr__stream_ops, false, true);
     if (r < 0) {
         cr__os_close(fd);
         return r;
@@ -259,7 +259,7 @@ static int kernel_bind(struct cr_net *net, struct cr_conn **out, const struct cr
     if (fd < 0)
         return fd;
     struct cr__fd_conn *c;
-    int r = cr__fd_conn_open(&c, fd, CR__FD_SOCKET, &cr__datagram_ops, CR__READY_OUT);
+    int r = cr__fd_conn_open(&c, fd, CR__FD_SOCKET, &cr__datagram_ops, false, true);
     if (r < 0) {
         cr__os_close(fd);
         return r;
@@ -296,7 +296,7 @@ static int connect_until(struct cr__fd_conn **out, int fd, const struct cr_addr 
     int connected = cr__os_connect(fd, (const struct sockaddr *)&addr->sa, addr->size_bytes);
     int r = connected;
     if (connected == 0 || connected == -EINPROGRESS)
-        r = cr__fd_conn_open(out, fd, kind_of(url), ops_of(url), connected == 0 ? CR__READY_OUT : 0);
+        r = cr__fd_conn_open(out, fd, kind_of(url), ops_of(url), false, connected == 0);
     if (r < 0)
         cr__os_close(fd); /* a Unix socket whose backlog is full says -EAGAIN: the caller may try again */
     if (r < 0 || connected == 0)

@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "os/os.h"
 
@@ -54,6 +55,26 @@ void *cr__mem_map(size_t size_bytes, enum cr__mem_kind kind)
     return addr;
 }
 
+/* Twice as much, and what lies before and after goes back. */
+void *cr__mem_map_aligned(size_t size_bytes, enum cr__mem_kind kind)
+{
+    if (fails_by_injection())
+        return NULL;
+    count_call();
+    char *addr = cr__os_map(2 * size_bytes, PROT_READ | PROT_WRITE);
+    if (!addr)
+        return NULL;
+    char *aligned = (char *)cr__round_up((uintptr_t)addr, size_bytes);
+    size_t before = (size_t)(aligned - addr), after = size_bytes - before;
+    count_call();
+    if (before > 0)
+        cr__os_unmap(addr, before); /* if it can't, the addresses are lost, but no memory: nobody touches them */
+    if (after > 0)
+        cr__os_unmap(aligned + size_bytes, after);
+    count(kind, size_bytes);
+    return aligned;
+}
+
 void cr__mem_unmap(void *addr, size_t size_bytes, enum cr__mem_kind kind)
 {
     count_call();
@@ -83,6 +104,18 @@ void *cr__mem_alloc(size_t size_bytes, enum cr__mem_kind kind)
     void *object = calloc(1, size_bytes);
     if (object)
         count(kind, size_bytes);
+    return object;
+}
+
+void *cr__mem_alloc_aligned(size_t size_bytes, enum cr__mem_kind kind)
+{
+    if (fails_by_injection())
+        return NULL;
+    void *object = aligned_alloc(CR__CACHE_LINE, cr__round_up(size_bytes, CR__CACHE_LINE));
+    if (!object)
+        return NULL;
+    memset(object, 0, size_bytes);
+    count(kind, size_bytes);
     return object;
 }
 

@@ -1,11 +1,15 @@
 /* cr_run, and the runtime in three steps for programs with a main loop of their own.
  *
- * A started runtime has one thread, the worker's. From outside comes one wish, to cancel everything, by an eventfd that the worker
- * watches. The thread's result is read after it has been joined. */
+ * Worker 0 runs on the thread that called cr_run, or on one of the runtime's own (cr_rt_start); the others have threads of their own. They go through
+ * the same steps together, since each may touch what is another's: all are set up before the first coroutine runs, all have stopped
+ * before the first one is taken down. */
 #include "rt/rt.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "io/io.h"
 #include "os/os.h"
@@ -15,99 +19,295 @@
 
 struct cr_rt {
     struct cr_config config;
+    struct cr__sched sched;
     void (*fn)(void *arg);
     void *arg;
     int result;
     bool started, running;
     pthread_t thread;
-    int stop_fd;                   /* -1: none */
-    struct cr__poll_watch stop_watch;
-    struct cr__worker *worker;
+    pthread_mutex_t gate;          /* closed until all threads are there, */
+    bool all_there;                /* or it is clear that they will not be */
+    pthread_barrier_t step;        /* all workers are here */
+    _Atomic int setup_result;      /* of the first worker that failed */
+    struct cr__post stop_post;
 };
 
 static int check_config(const struct cr_config *config)
 {
-    bool good = config->workers <= 1 && config->policy <= CR_POLICY_STAR && cr__stack_size(config->stack_size_bytes) != 0 &&
+    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && cr__stack_size(config->stack_size_bytes) != 0 &&
                 config->guard_size_bytes % 4096 == 0 && config->guard_size_bytes <= MAX_GUARD_BYTES &&
                 config->report_fd >= 0;
     return good ? 0 : -EINVAL;
 }
 
-static void on_stop(void *arg)
+/* ---- How many workers --------------------------------------------------------------------------------------- */
+
+/* Processors that one cgroup's quota is worth, rounded up; 0: no quota. */
+static unsigned quota_of(const char *directory)
 {
-    struct cr_rt *rt = arg;
-    cr__worker_cancel_all(rt->worker);
+    char path[4096], text[64];
+    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", directory);
+    int fd = cr__os_open(path, O_RDONLY, 0);
+    if (fd < 0)
+        return 0;
+    ssize_t n = cr__os_read(fd, text, sizeof(text) - 1);
+    cr__os_close(fd);
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    unsigned long long quota, period;
+    if (sscanf(text, "%llu %llu", &quota, &period) != 2 || period == 0) /* "max 100000" */
+        return 0;
+    return (unsigned)((quota + period - 1) / period);
 }
 
-/* Opens what a worker needs, in this order; `run_worker` closes it in the other. */
-static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
+/* The least quota of our cgroup (version 2) and those above it; 0: none. */
+static unsigned cgroup_processors(void)
 {
-    if (rt->stop_fd >= 0) {
-        rt->stop_watch = (struct cr__poll_watch){.fd = rt->stop_fd, .fn = on_stop, .arg = rt};
-        int r = cr__poll_watch(worker, &rt->stop_watch);
-        if (r < 0)
-            return r;
+    char text[2048];
+    int fd = cr__os_open("/proc/self/cgroup", O_RDONLY, 0);
+    if (fd < 0)
+        return 0;
+    ssize_t n = cr__os_read(fd, text, sizeof(text) - 1);
+    cr__os_close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    char *directory = strstr(text, "0::/");
+    if (!directory)
+        return 0;
+    directory += strlen("0::");
+    directory[strcspn(directory, "\n")] = '\0';
+    unsigned least = 0;
+    for (;;) {
+        unsigned quota = quota_of(strcmp(directory, "/") == 0 ? "" : directory);
+        if (quota > 0 && (least == 0 || quota < least))
+            least = quota;
+        char *slash = strrchr(directory, '/');
+        if (!slash || directory[1] == '\0')
+            return least;
+        slash[slash == directory ? 1 : 0] = '\0';
     }
-    int r = cr__signals_enter(worker);
+}
+
+static unsigned processors(void)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned allowed = n > 0 ? (unsigned)n : 1, quota = cgroup_processors();
+    return quota > 0 && quota < allowed ? quota : allowed;
+}
+
+/* What the environment says counts only for who leaves the choice open. */
+static int choose_workers(const struct cr_config *config, unsigned *count)
+{
+    const char *wish = getenv("CR_WORKERS");
+    *count = config->workers;
+    if (*count == 0 && wish && *wish) {
+        char *end;
+        unsigned long n = strtoul(wish, &end, 10);
+        if (*end != '\0' || n < 1 || n > CR_WORKERS_MAX) {
+            fprintf(stderr, "crore: CR_WORKERS=%s: a number from 1 to %d is meant\n", wish, CR_WORKERS_MAX);
+            return -EINVAL;
+        }
+        *count = (unsigned)n;
+    }
+    if (*count == 0)
+        *count = processors();
+    if (*count > CR_WORKERS_MAX)
+        *count = CR_WORKERS_MAX;
+    return 0;
+}
+
+/* ---- A worker's life ---------------------------------------------------------------------------------------- */
+
+static int open_worker(struct cr_rt *rt, struct cr__worker *worker, unsigned index)
+{
+    cr__worker_init(worker, &rt->sched, index, &rt->config);
+    int r = cr__poll_init(worker);
     if (r < 0)
         return r;
-    r = cr__spawn(worker, NULL, rt->fn, rt->arg, NULL);
-    if (r == 0)
-        r = cr__worker_run(worker);
-    cr__signals_leave(worker);
+    r = cr__io_init(worker);
+    if (r == 0 && index == 0) {
+        r = cr__signals_enter(worker);
+        if (r < 0)
+            cr__io_fini(worker);
+    }
+    if (r < 0)
+        cr__poll_fini(worker);
     return r;
 }
 
-static int run_worker(struct cr_rt *rt)
+static void close_worker(struct cr__worker *worker)
 {
-    struct cr__worker *worker = cr__mem_alloc(sizeof(*worker), CR__MEM_OTHER);
-    if (!worker)
-        return -ENOMEM;
-    rt->worker = worker;
-    cr__conn_default_net(&cr__kernel_net);
-    cr__worker_init(worker, &rt->config);
-    worker->owner = rt;
-    worker->stoppable = rt->stop_fd >= 0;
-    int r = cr__poll_init(worker);
-    if (r == 0) {
-        r = cr__io_init(worker);
-        if (r == 0) {
-            r = run_opened(rt, worker);
-            cr__worker_drop(worker);
-            cr__io_fini(worker);
-        }
-        cr__poll_fini(worker);
-    }
+    if (worker->index == 0)
+        cr__signals_leave(worker);
+    cr__io_fini(worker);
+    cr__poll_fini(worker);
+}
+
+static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
+{
+    int r = 0;
+    if (worker->index == 0)
+        r = cr__spawn(worker, NULL, NULL, rt->fn, rt->arg, NULL);
+    if (r == 0)
+        r = cr__worker_run(worker);
+    else
+        cr__sched_finish(&rt->sched, r);
+    pthread_barrier_wait(&rt->step); /* all have stopped; what is dropped may be another's */
+    cr__worker_drain(worker);
+    cr__worker_drop(worker);
+    return r;
+}
+
+/* All the steps of worker `index`, on its thread. The runtime's result, if it is worker 0's. */
+static int run_worker(struct cr_rt *rt, unsigned index)
+{
+    struct cr__worker *worker = rt->sched.workers[index];
+    int opened = open_worker(rt, worker, index), none = 0;
+    if (opened < 0)
+        atomic_compare_exchange_strong(&rt->setup_result, &none, opened);
+    pthread_barrier_wait(&rt->step);
+    int r = atomic_load(&rt->setup_result);
+    if (r == 0)
+        r = run_opened(rt, worker);
+    pthread_barrier_wait(&rt->step);
+    if (opened == 0)
+        close_worker(worker);
+    pthread_barrier_wait(&rt->step); /* slabs last: others' objects were in them */
     cr__worker_fini(worker);
-    cr__mem_free(worker, sizeof(*worker), CR__MEM_OTHER);
+    return r;
+}
+
+struct start {
+    struct cr_rt *rt;
+    unsigned index;
+    pthread_t thread;
+};
+
+static void *worker_main(void *arg)
+{
+    struct start *start = arg;
+    struct cr_rt *rt = start->rt;
+    pthread_mutex_lock(&rt->gate);
+    bool go = rt->all_there;
+    pthread_mutex_unlock(&rt->gate);
+    if (go)
+        run_worker(rt, start->index);
+    return NULL;
+}
+
+/* Its asynchronous signals are worker 0's. */
+static int start_thread(struct start *start)
+{
+    sigset_t before;
+    cr__signals_block(&before);
+    int r = pthread_create(&start->thread, NULL, worker_main, start);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return -r;
+}
+
+static int run_threads(struct cr_rt *rt, struct start *starts)
+{
+    unsigned made = 1;
+    int r = 0;
+    pthread_mutex_lock(&rt->gate);
+    while (made < rt->sched.count && r == 0) {
+        starts[made] = (struct start){.rt = rt, .index = made};
+        r = start_thread(&starts[made]);
+        made += r == 0;
+    }
+    rt->all_there = r == 0;
+    pthread_mutex_unlock(&rt->gate);
+    if (r == 0)
+        r = run_worker(rt, 0);
+    for (unsigned i = 1; i < made; i++)
+        pthread_join(starts[i].thread, NULL);
+    return r;
+}
+
+static int alloc_workers(struct cr__sched *s)
+{
+    s->workers = cr__mem_alloc(s->count * sizeof(*s->workers), CR__MEM_OTHER);
+    for (unsigned i = 0; s->workers && i < s->count; i++) {
+        s->workers[i] = cr__mem_alloc_aligned(sizeof(struct cr__worker), CR__MEM_OTHER);
+        if (!s->workers[i])
+            return -ENOMEM;
+    }
+    return s->workers ? 0 : -ENOMEM;
+}
+
+static void free_workers(struct cr__sched *s)
+{
+    for (unsigned i = 0; s->workers && i < s->count; i++)
+        cr__mem_free(s->workers[i], sizeof(struct cr__worker), CR__MEM_OTHER);
+    cr__mem_free(s->workers, s->count * sizeof(*s->workers), CR__MEM_OTHER);
+    s->workers = NULL;
+}
+
+static int run(struct cr_rt *rt)
+{
+    struct cr__sched *s = &rt->sched;
+    cr__conn_default_net(&cr__kernel_net);
+    int r = alloc_workers(s);
+    struct start *starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;
+    if (starts) {
+        pthread_mutex_init(&rt->gate, NULL);
+        pthread_barrier_init(&rt->step, NULL, s->count);
+        r = run_threads(rt, starts);
+        pthread_barrier_destroy(&rt->step);
+        pthread_mutex_destroy(&rt->gate);
+        cr__mem_free(starts, s->count * sizeof(*starts), CR__MEM_OTHER);
+    } else {
+        r = -ENOMEM;
+    }
+    cr__sched_abandon(s);
+    free_workers(s);
+    return r;
+}
+
+/* ---- The public calls --------------------------------------------------------------------------------------- */
+
+static int init(struct cr_rt *rt, const struct cr_config *config)
+{
+    if (config)
+        rt->config = *config;
+    int r = check_config(&rt->config);
+    if (r == 0)
+        r = choose_workers(&rt->config, &rt->sched.count);
+    rt->sched.owner = rt;
+    rt->sched.report_fd = rt->config.report_fd ? rt->config.report_fd : STDERR_FILENO;
     return r;
 }
 
 int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config)
 {
-    struct cr_rt rt = {.config = config ? *config : (struct cr_config){0}, .fn = fn, .arg = arg, .stop_fd = -1};
     if (cr__worker_here())
         return -EBUSY;
-    if (!fn || check_config(&rt.config) < 0)
+    if (!fn)
         return -EINVAL;
-    return run_worker(&rt);
+    struct cr_rt *rt = cr__mem_alloc_aligned(sizeof(*rt), CR__MEM_OTHER);
+    if (!rt)
+        return -ENOMEM;
+    int r = init(rt, config);
+    rt->fn = fn;
+    rt->arg = arg;
+    if (r == 0)
+        r = run(rt);
+    cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
+    return r;
 }
 
 int cr_rt_create(struct cr_rt **out, const struct cr_config *config)
 {
-    struct cr_config zero = {0};
-    if (check_config(config ? config : &zero) < 0)
-        return -EINVAL;
-    struct cr_rt *rt = cr__mem_alloc(sizeof(*rt), CR__MEM_OTHER);
+    struct cr_rt *rt = cr__mem_alloc_aligned(sizeof(*rt), CR__MEM_OTHER);
     if (!rt)
         return -ENOMEM;
-    rt->config = config ? *config : zero;
-    rt->stop_fd = cr__os_eventfd();
-    if (rt->stop_fd < 0) {
-        int r = rt->stop_fd;
+    int r = init(rt, config);
+    if (r < 0) {
         cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
         return r;
     }
+    rt->sched.stoppable = true;
     *out = rt;
     return 0;
 }
@@ -115,7 +315,7 @@ int cr_rt_create(struct cr_rt **out, const struct cr_config *config)
 static void *thread_main(void *arg)
 {
     struct cr_rt *rt = arg;
-    rt->result = run_worker(rt);
+    rt->result = run(rt);
     return NULL;
 }
 
@@ -137,7 +337,7 @@ int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
 static bool is_inside(const struct cr_rt *rt)
 {
     const struct cr__worker *here = cr__worker_here();
-    return here && here->owner == rt;
+    return here && here->sched->owner == rt;
 }
 
 int cr_rt_wait(struct cr_rt *rt)
@@ -151,14 +351,20 @@ int cr_rt_wait(struct cr_rt *rt)
     return rt->result;
 }
 
+static void on_stop(struct cr__worker *worker, struct cr__post *post)
+{
+    (void)post;
+    cr__sched_cancel_all(worker->sched, worker);
+}
+
 int cr_rt_stop(struct cr_rt *rt)
 {
     if (!rt->running)
         return -EINVAL;
     if (is_inside(rt))
         return -EPERM;
-    uint64_t one = 1;
-    cr__os_write(rt->stop_fd, &one, sizeof(one));
+    rt->stop_post.fn = on_stop;
+    cr__sched_tell(&rt->sched, &rt->stop_post); /* if it has ended meanwhile: all the better */
     return cr_rt_wait(rt);
 }
 
@@ -167,7 +373,6 @@ void cr_rt_destroy(struct cr_rt *rt)
     if (!rt)
         return;
     CR__ASSERT(!rt->running);
-    cr__os_close(rt->stop_fd);
     cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
 }
 

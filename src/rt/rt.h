@@ -2,6 +2,8 @@
 #ifndef CR__RT_H
 #define CR__RT_H
 
+#include <signal.h>
+
 #include "sched/sched.h"
 
 /* Asynchronous signals: blocked while the worker runs; when one is pending (a signalfd tells), it is delivered to the program's own
@@ -9,5 +11,8 @@
  * A signal that was blocked before stays blocked: it is the program's, for a signalfd of its own. 0 or -errno. */
 int cr__signals_enter(struct cr__worker *worker);
 void cr__signals_leave(struct cr__worker *worker);
+
+/* Blocks all asynchronous signals on the calling thread: what is blocked before goes to *before. */
+void cr__signals_block(sigset_t *before);
 
 #endif

@@ -16,6 +16,21 @@ static void deliver(void *arg)
     pthread_sigmask(SIG_SETMASK, &signals->blocked, NULL);
 }
 
+static void asynchronous(sigset_t *set)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
+    sigfillset(set);
+    for (size_t i = 0; i < CR__COUNT(faults); i++)
+        sigdelset(set, faults[i]);
+}
+
+void cr__signals_block(sigset_t *before)
+{
+    sigset_t set;
+    asynchronous(&set);
+    pthread_sigmask(SIG_BLOCK, &set, before);
+}
+
 int cr__signals_enter(struct cr__worker *worker)
 {
     struct signals *signals = cr__mem_alloc(sizeof(*signals), CR__MEM_OTHER);
@@ -23,11 +38,8 @@ int cr__signals_enter(struct cr__worker *worker)
         return -ENOMEM;
     worker->rt = signals;
     sigset_t ours;
-    sigfillset(&ours);
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
-    for (size_t i = 0; i < CR__COUNT(faults); i++)
-        sigdelset(&ours, faults[i]);
-    pthread_sigmask(SIG_BLOCK, &ours, &signals->before);
+    asynchronous(&ours);
+    cr__signals_block(&signals->before);
     pthread_sigmask(SIG_BLOCK, NULL, &signals->blocked);
     for (int s = 1; s < NSIG; s++) {
         if (sigismember(&signals->before, s) == 1)

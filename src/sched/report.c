@@ -1,4 +1,4 @@
-/* What a worker tells of its coroutines when nothing can run any more. */
+/* What a runtime tells of its coroutines when nothing can run any more. */
 #include "sched/sched.h"
 
 #include <string.h>
@@ -14,6 +14,22 @@ static const char *const wait_names[CR__WAIT_KINDS] = {
     [CR__WAIT_READABLE] = "something to read",
     [CR__WAIT_WRITABLE] = "room to write",
     [CR__WAIT_STACK] = "a stack (see max_stacks_bytes in struct cr_config)",
+    [CR__WAIT_MUTEX] = "a mutex",
+    [CR__WAIT_COND] = "a condition variable",
+    [CR__WAIT_READ_LOCK] = "a readers-writer lock, to read",
+    [CR__WAIT_WRITE_LOCK] = "a readers-writer lock, to write",
+    [CR__WAIT_SEM] = "a semaphore",
+    [CR__WAIT_GROUP] = "a wait group",
+    [CR__WAIT_ONCE] = "another one's cr_once",
+    [CR__WAIT_BARRIER] = "others at a barrier",
+    [CR__WAIT_SEND] = "room in a channel",
+    [CR__WAIT_RECV] = "a value from a channel",
+    [CR__WAIT_SELECT] = "one of several channels",
+    [CR__WAIT_BROADCAST] = "a broadcast",
+    [CR__WAIT_SCOPE] = "the coroutines of its scope",
+    [CR__WAIT_BLOCKING] = "a blocking call on another thread",
+    [CR__WAIT_SIGNAL] = "a signal",
+    [CR__WAIT_CHILD] = "the end of a child process",
 };
 
 struct group {
@@ -55,15 +71,17 @@ static void gather(void *object, void *arg)
         .count = 1,
         .example = record->co.id,
         .name = cr__co_name(&record->co),
-        .joins = record->co.sched_wait == CR__WAIT_JOIN ? record->wait_object : NULL,
+        .joins = record->co.sched_wait == CR__WAIT_JOIN ? (struct cr__record *)record->node.object : NULL,
     };
 }
 
-void cr__worker_report(struct cr__worker *w, int fd)
+void cr__sched_report(struct cr__sched *s)
 {
     struct groups groups = {0};
     char function[128];
-    cr__slab_each(&w->records, gather, &groups);
+    int fd = s->report_fd;
+    for (unsigned i = 0; i < s->count; i++)
+        cr__slab_each(&s->workers[i]->records, gather, &groups);
     cr__report(fd, "crore: nothing can ever run again: %llu coroutine%s parked\n", (unsigned long long)groups.live,
                groups.live == 1 ? "" : "s");
     for (unsigned i = 0; i < groups.used; i++) {

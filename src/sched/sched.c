@@ -1,27 +1,111 @@
-/* Running coroutines: spawn, yield, park, end, and the worker's loop. sched.h has the picture and the invariants. */
-#include "sched/sched.h"
+/* Running coroutines: spawn, yield, park, end. sched.h has the picture and the invariants. */
+#include "sched/worker.h"
 
-#include <string.h>
-
-#include "obs/obs.h"
 #include "os/os.h"
 
-#define RECORD_CHUNK_BYTES (256u << 10)
-#define FIRST_CHAIN_BUDGET 64
-#define MAX_CHAIN_BUDGET 4096
-#define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
-#define IO_BUDGET 64
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
+#define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
 
-static struct cr__record *record_of(struct cr_co *co)
+static inline bool migrates(const struct cr__worker *w, const struct cr_co *co)
 {
-    return CR__CONTAINER(co, struct cr__record, co);
+    return (cr__co_flags(co) & CR_MIGRATABLE) != 0 && !w->alone;
 }
 
-static inline void make_ready(struct cr__worker *w, struct cr__record *record)
+/* ---- What is ready ------------------------------------------------------------------------------------------ */
+
+/* No room in the ring: half of it, and co, go to the runtime's injection queue as one batch. */
+static CR__COLD void overflow(struct cr__worker *w, struct cr_co *co)
 {
-    cr__queue_push(&w->ready, &record->co);
+    struct cr_co *batch[CR__RUNQ_SLOTS / 2];
+    uint32_t n = cr__runq_pop_some(&w->stealable, batch, CR__COUNT(batch));
+    struct cr_co *last = co;
+    while (n > 0) {
+        batch[--n]->next = last;
+        last = batch[n];
+    }
+    co->next = NULL;
+    cr__inject(w->sched, cr__record_of(last));
+}
+
+static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
+{
+    w->elsewhere |= CR__IN_RING;
+    if (CR__UNLIKELY(!cr__runq_push(&w->stealable, co)))
+        overflow(w, co);
+    else if (cr__runq_length(&w->stealable) > 1)
+        cr__sched_offer(w->sched);
+}
+
+static inline bool is_stealable(const struct cr__worker *w, const struct cr__record *record)
+{
+    if (w->alone)
+        return false;
+    if (!record->co.stack.top)
+        return !(record->co.sched_flags & CR__PLACED);
+    return migrates(w, &record->co) && !cr__timer_armed(&record->timer); /* a timer is its worker's */
+}
+
+/* Onto this worker's own list or ring. */
+void cr__ready_here(struct cr__worker *w, struct cr__record *record)
+{
+    if (is_stealable(w, record))
+        push_stealable(w, &record->co);
+    else
+        cr__queue_push(&w->ready, &record->co);
+}
+
+/* Where a coroutine that has been woken belongs: NULL: to the caller's worker. */
+static inline struct cr__worker *elsewhere(struct cr__worker *w, struct cr__record *record)
+{
+    unsigned index = cr__park_worker(&record->word);
+    if (index == w->index || is_stealable(w, record))
+        return NULL;
+    return w->sched->workers[index];
+}
+
+static CR__COLD void deliver(struct cr__worker *w, struct cr__worker *to, struct cr__record *record)
+{
+    cr__count(&w->counters.sent, 1);
+    if (cr__inbox_push(&to->inbox, (struct cr__inbox_link *)(void *)&record->co.next, 1))
+        to->poller_ops->kick(to);
+}
+
+/* One that may migrate is resumed by the second of its waker and the worker whose stack it leaves. */
+static inline bool must_leave_it(struct cr__worker *w, struct cr__record *record)
+{
+    return migrates(w, &record->co) && record->co.stack.top && !cr__park_second(&record->word, CR__READY);
+}
+
+void cr__ready(struct cr__worker *w, struct cr__record *record)
+{
+    if (CR__UNLIKELY(!w->alone)) {
+        if (must_leave_it(w, record))
+            return;
+        struct cr__worker *to = elsewhere(w, record);
+        if (to) {
+            deliver(w, to, record);
+            return;
+        }
+    }
+    cr__ready_here(w, record);
+}
+
+void cr__ready_next(struct cr__worker *w, struct cr__record *record)
+{
+    if (CR__UNLIKELY(!w->alone)) {
+        if (must_leave_it(w, record))
+            return;
+        struct cr__worker *to = elsewhere(w, record);
+        if (to) {
+            deliver(w, to, record);
+            return;
+        }
+    }
+    if (w->next)
+        cr__ready_here(w, cr__record_of(w->next));
+    w->next = &record->co;
+    w->elsewhere |= CR__IN_NEXT;
 }
 
 /* ---- Switching ---------------------------------------------------------------------------------------------- */
@@ -34,7 +118,9 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     struct cr__record *me = arg;
     (void)value;
     cr__co_arrive(&me->co, note);
-    ((void (*)(void *))me->co.entry)(*cr__co_word(&me->co));
+    void **word = cr__co_word(&me->co), *user_arg = *word;
+    *word = &cr__worker_here()->stacks; /* where the stack comes from: it may end elsewhere */
+    ((void (*)(void *))me->co.entry)(user_arg);
     end_running(cr__worker_here(), me);
     __builtin_unreachable();
 }
@@ -43,14 +129,15 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
 static bool start(struct cr__worker *w, struct cr__record *record)
 {
     void *arg = record->co.sp;
-    if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, record->stack_bytes, run_record) == 0)) {
+    uint32_t stack_bytes = record->co.stack.size_bytes;
+    if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, stack_bytes, run_record) == 0)) {
         *cr__co_word(&record->co) = arg;
         return true;
     }
-    w->stats.stack_waits++;
+    cr__count(&w->counters.stack_waits, 1);
     record->co.sched_wait = CR__WAIT_STACK;
-    cr__queue_push(&w->starved[cr__stack_class(&w->stacks, record->stack_bytes)], &record->co);
-    w->starving++;
+    cr__queue_push(&w->starved[cr__stack_class(&w->stacks, stack_bytes)], &record->co);
+    atomic_store_explicit(&w->starving, w->starving + 1, memory_order_relaxed);
     return false;
 }
 
@@ -63,38 +150,108 @@ static inline void prefetch(const struct cr_co *after, int stack_lines)
     __builtin_prefetch(after->next);
 }
 
+/* Where it is, from now on. */
+static void adopt(struct cr__worker *w, struct cr_co *co)
+{
+    cr__park_word *word = &cr__record_of(co)->word;
+    if (cr__park_worker(word) != w->index)
+        cr__park_worker_set(word, w->index);
+}
+
+static struct cr_co *take_stealable(struct cr__worker *w)
+{
+    struct cr_co *co = cr__runq_pop(&w->stealable);
+    if (!co) {
+        w->elsewhere &= (uint8_t)~CR__IN_RING;
+        return NULL;
+    }
+    if (cr__runq_length(&w->stealable) > 0)
+        cr__sched_offer(w->sched);
+    adopt(w, co);
+    return co;
+}
+
+/* Next, list and ring: the first goes before the others, but not always; the others take turns. NULL: nothing. */
+static struct cr_co *take_elsewhere(struct cr__worker *w)
+{
+    if (w->next && (w->next_streak < NEXT_LIMIT || (!w->ready.head && !(w->elsewhere & CR__IN_RING)))) {
+        struct cr_co *co = w->next;
+        w->next = NULL;
+        w->next_streak++;
+        w->elsewhere &= (uint8_t)~CR__IN_NEXT;
+        adopt(w, co);
+        return co;
+    }
+    w->next_streak = 0;
+    w->turn = !w->turn;
+    struct cr_co *co = (w->elsewhere & CR__IN_RING) && (w->turn || !w->ready.head) ? take_stealable(w) : NULL;
+    if (!co && w->ready.head)
+        co = cr__queue_pop(&w->ready);
+    return co ? co : w->next ? take_elsewhere(w) : NULL;
+}
+
 /* Takes the next ready coroutine that has, or gets, a stack. */
 static inline struct cr__record *take_ready(struct cr__worker *w)
 {
-    struct cr_co *co;
-    while (w->ready.head) {
-        co = cr__queue_pop(&w->ready);
+    for (;;) {
+        struct cr_co *co;
+        if (CR__UNLIKELY(w->elsewhere != 0)) {
+            co = take_elsewhere(w);
+            if (!co)
+                return NULL;
+        } else {
+            if (!w->ready.head)
+                return NULL;
+            co = cr__queue_pop(&w->ready);
+        }
         struct cr_co *after = w->ready.head;
         if (CR__LIKELY(after != NULL) && CR__LIKELY(after->stack.top != NULL))
             prefetch(after, PARKED_LINES);
-        if (CR__LIKELY(co->stack.top != NULL) || CR__LIKELY(start(w, record_of(co))))
-            return record_of(co);
+        if (CR__LIKELY(co->stack.top != NULL) || CR__LIKELY(start(w, cr__record_of(co))))
+            return cr__record_of(co);
     }
-    return NULL;
+}
+
+static inline int budget_of(struct cr__worker *w)
+{
+    return atomic_load_explicit(&w->budget, memory_order_relaxed);
+}
+
+static inline void budget_set(struct cr__worker *w, int budget)
+{
+    atomic_store_explicit(&w->budget, budget, memory_order_relaxed);
 }
 
 /* What to switch to when a coroutine stops: the next one of the chain, or the loop. */
 static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *self)
 {
     struct cr__record *next = NULL;
-    if (CR__LIKELY(--w->budget > 0))
+    int budget = budget_of(w) - 1;
+    budget_set(w, budget);
+    if (CR__LIKELY(budget > 0))
         next = take_ready(w);
-    if (CR__UNLIKELY(w->io_budget != IO_BUDGET))
-        w->io_budget = IO_BUDGET;
+    if (CR__UNLIKELY(w->io_budget != CR__IO_BUDGET))
+        w->io_budget = CR__IO_BUDGET;
     return self->current = next ? next->co.below : &w->loop;
 }
 
 /* Leaves the running coroutine; returns when it is switched to again. What stops may be a bare coroutine that runs inside it: that one's
- * context is what is left and found again. One that shares its control words shares them with me. */
+ * context is what is left and found again. One that shares its control words shares them with me. One that may migrate goes to the loop, which
+ * finds it in w->leaving, and knows that it has left. */
 __attribute__((always_inline)) static inline void switch_away(struct cr__self *self, struct cr__worker *w,
-                                                              struct cr__record *me)
+                                                              struct cr__record *me, bool ready)
 {
-    struct cr_co *from = me->co.below = self->current, *to = next_context(w, self);
+    struct cr_co *from = me->co.below = self->current, *to;
+    if (CR__UNLIKELY(migrates(w, &me->co))) {
+        w->leaving = &me->co;
+        w->leaving_ready = ready;
+        budget_set(w, budget_of(w) - 1);
+        to = self->current = &w->loop;
+    } else {
+        if (ready)
+            cr__queue_push(&w->ready, &me->co);
+        to = next_context(w, self);
+    }
     uint64_t note = 0;
     if (CR__LIKELY(to != from)) /* else it was the only one ready */
         cr__co_switch(from, to, cr__co_own_fpu(from) || cr__co_own_fpu(&me->co), NULL, &note);
@@ -104,92 +261,171 @@ __attribute__((always_inline)) static inline void switch_away(struct cr__self *s
 static void free_record(struct cr__worker *w, struct cr__record *record)
 {
     cr__co_state_set(&record->co, CR__CO_FREE);
-    record->co.sched_flags = 0; /* a handle that is used once more is no handle */
+    atomic_store_explicit(&record->word, CR__FREE, memory_order_relaxed); /* a handle that is used once more is no handle */
     cr__slab_put(&w->records, record);
 }
 
-/* A stack of that size is free again: for who waits for one of its size, else another tries its luck. */
-static CR__COLD void feed(struct cr__worker *w, uint32_t stack_bytes)
+/* A stack of that class is free again: for who waits for one of its size, else another tries its luck. */
+CR__COLD void cr__feed(struct cr__worker *w, unsigned class)
 {
-    unsigned class = cr__stack_class(&w->stacks, stack_bytes);
     while (!w->starved[class].head)
         class = (class + 1) % CR__STACK_CLASSES;
     struct cr_co *waits = cr__queue_pop(&w->starved[class]);
-    w->starving--;
+    atomic_store_explicit(&w->starving, w->starving - 1, memory_order_relaxed);
     waits->sched_wait = CR__WAIT_NONE;
-    make_ready(w, record_of(waits));
+    cr__queue_push(&w->ready, waits); /* it has been started here, as far as others are concerned */
 }
 
-/* The stack goes back while we run on it, which stack.h allows: we leave it before anyone else of this worker arrives there. */
-static void end_running(struct cr__worker *w, struct cr__record *me)
+/* Sends home the stack on which one that had come from another worker ended. */
+CR__COLD void cr__send_stack_home(struct cr__worker *w)
 {
-    if (CR__UNLIKELY(me->co.cold != NULL))
-        cr__co_cold_free(&me->co);
-    w->live--;
-    w->stats.ended++;
-    cr__stack_put(&w->stacks, me->co.stack);
-    if (CR__UNLIKELY(w->starving > 0))
-        feed(w, me->stack_bytes);
-    struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
-    cr__san_bury(&me->co);
-    if (me->co.sched_flags & CR__HANDLE) {
+    if (!w->last_stack.top)
+        return;
+    struct cr__worker *home = CR__CONTAINER(w->last_stack_home, struct cr__worker, stacks);
+    cr__stack_put_remote(&home->stacks, w->last_stack);
+    w->last_stack.top = NULL;
+    if (atomic_load_explicit(&home->starving, memory_order_relaxed) > 0)
+        cr__worker_rouse(home);
+}
+
+/* The stack goes back while we run on it, which stack.h allows: we leave it before anyone else of this worker arrives there. Another worker's
+ * waits until we have. */
+static void put_stack(struct cr__worker *w, struct cr__record *me)
+{
+    struct cr__stack_pool *home = *cr__co_word(&me->co);
+    if (CR__LIKELY(home == &w->stacks)) {
+        cr__stack_put(&w->stacks, me->co.stack);
+        if (CR__UNLIKELY(w->starving > 0))
+            cr__feed(w, cr__stack_class(&w->stacks, me->co.stack.size_bytes));
+        return;
+    }
+    cr__send_stack_home(w);
+    w->last_stack = me->co.stack;
+    w->last_stack_home = home;
+}
+
+/* Tells whoever holds a handle, or puts the record back. After that the record is another's. */
+static void give_up_record(struct cr__worker *w, struct cr__record *me)
+{
+    if (CR__LIKELY(cr__park_unheld(&me->word))) {
+        free_record(w, me);
+        return;
+    }
+    cr__park_lock(&me->word, w->alone);
+    bool held = cr__park_held(&me->word);
+    if (held) {
         cr__co_state_set(&me->co, CR__CO_DONE);
         if (me->joiner)
             cr__wake(w, me->joiner, CR__WOKEN);
-    } else {
-        free_record(w, me);
     }
+    cr__park_unlock(&me->word, 0, w->alone);
+    if (!held)
+        free_record(w, me);
+}
+
+static void end_running(struct cr__worker *w, struct cr__record *me)
+{
+    if (CR__UNLIKELY(me->co.cold != NULL)) {
+        cr__co_cold_free(&me->co);
+        w = cr__worker_here(); /* the user's destructors ran */
+    }
+    w->live--;
+    cr__count(&w->counters.ended, 1);
+    put_stack(w, me);
+    struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
+    cr__san_bury(&me->co);
+    give_up_record(w, me);
     struct cr_co *to = next_context(w, cr__self_get());
     uint64_t note = CR__NOTE_ENDED;
     cr__co_switch(&from, to, false, NULL, &note);
     cr__panic("a coroutine was resumed after its end");
 }
 
+/* What has left its stack by switching to the loop: from now on another worker may resume it. */
+static void publish(struct cr__worker *w)
+{
+    struct cr__record *record = cr__record_of(w->leaving);
+    w->leaving = NULL;
+    if (w->leaving_ready)
+        cr__ready_here(w, record);
+    else if (cr__park_second(&record->word, CR__LEFT))
+        cr__ready_here(w, record); /* it has been woken meanwhile */
+}
+
 /* From the loop into a coroutine; returns when it, or the chain that it began, comes back. */
 static void run_from_loop(struct cr__worker *w, struct cr__record *record)
 {
     struct cr__self *self = cr__self_get();
-    w->io_budget = IO_BUDGET;
+    w->io_budget = CR__IO_BUDGET;
     self->current = record->co.below;
     uint64_t note = 0;
     cr__co_switch(&w->loop, record->co.below, true, NULL, &note);
+    if (CR__UNLIKELY(w->leaving != NULL))
+        publish(w);
 }
 
-/* ---- Spawn and end ------------------------------------------------------------------------------------------ */
-
-int cr__spawn(struct cr__worker *w, struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+/* Runs what is ready, until nothing is or the budget is used up. A star's coroutines find the budget at its end, so each
+ * comes back here; `turns` is the budget then. */
+void cr__run_ready(struct cr__worker *w)
 {
-    unsigned flags = 0;
-    uint32_t stack_bytes = w->default_stack_bytes;
-    if (!fn || (attr && cr__attr_check(attr, w->default_stack_bytes, &flags, &stack_bytes) < 0))
+    struct cr__record *next;
+    int turns = w->chain_budget;
+    uint64_t switches = 0;
+    w->used_up = false;
+    while ((next = take_ready(w)) != NULL) {
+        budget_set(w, w->chain ? turns : 1);
+        run_from_loop(w, next);
+        turns = w->chain ? budget_of(w) : turns - 1;
+        switches++;
+        if (turns <= 0) {
+            w->used_up = true;
+            break;
+        }
+    }
+    cr__count(&w->counters.switches, switches + (uint64_t)(w->chain_budget - turns));
+}
+
+/* ---- Spawning ----------------------------------------------------------------------------------------------- */
+
+int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
+              const struct cr_attr *attr)
+{
+    unsigned flags;
+    uint32_t stack_bytes;
+    if (!fn || cr__attr_check(attr, w->default_stack_bytes, &flags, &stack_bytes) < 0)
         return -EINVAL;
-    if (attr && !cr__stack_fits(&w->stacks, stack_bytes))
+    if (!cr__stack_fits(&w->stacks, stack_bytes))
         return -EINVAL;
     struct cr__record *record = cr__slab_get(&w->records);
     if (!record)
         return -ENOMEM;
+    bool stopping = atomic_load_explicit(&w->sched->stopping, memory_order_relaxed);
     record->co = (struct cr_co){
         .below = &record->co,
         .mode = CR__MODE(CR__CO_SCHEDULED, flags),
-        .sched_flags = (uint8_t)((out ? CR__HANDLE : 0) | (w->stopping ? CR__CANCEL : 0)),
-        .id = ++w->last_id,
+        .sched_flags = placed ? CR__PLACED : 0,
+        .id = w->last_id += w->sched->count,
         .entry = (void (*)(void))fn,
         .sp = arg,
+        .stack.size_bytes = stack_bytes,
     };
     record->timer.link = NULL;
-    record->wait_object = NULL;
     record->joiner = NULL;
-    atomic_store_explicit(&record->wait_word, CR__RUNNING, memory_order_relaxed);
-    record->stack_bytes = stack_bytes;
+    atomic_store_explicit(&record->word,
+                          CR__RUNNING | (stopping ? CR__CANCEL : 0u) | (out ? CR__HELD : 0u) | (placed ? placed : w)->index * CR__WORKER,
+                          memory_order_relaxed);
     if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
         free_record(w, record);
         return -ENOMEM;
     }
     w->live++;
-    w->stats.spawned++;
-    make_ready(w, record);
+    cr__count(&w->counters.spawned, 1);
     if (out)
-        *out = &record->co;
+        *out = &record->co; /* before it can run, and end */
+    if (placed && placed != w)
+        deliver(w, placed, record);
+    else
+        cr__ready_here(w, record);
     return 0;
 }
 
@@ -198,7 +434,17 @@ int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
-    return cr__spawn(w, out, fn, arg, attr);
+    return cr__spawn(w, NULL, out, fn, arg, attr);
+}
+
+int cr_spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w)
+        return -EPERM;
+    if (worker >= w->sched->count)
+        return -EINVAL;
+    return cr__spawn(w, w->sched->workers[worker], out, fn, arg, attr);
 }
 
 int cr_go(void (*fn)(void *), void *arg)
@@ -206,30 +452,74 @@ int cr_go(void (*fn)(void *), void *arg)
     return cr_spawn(NULL, fn, arg, NULL);
 }
 
+int cr_go_on(unsigned worker, void (*fn)(void *), void *arg)
+{
+    return cr_spawn_on(NULL, worker, fn, arg, NULL);
+}
+
+int cr_worker_index(void)
+{
+    struct cr__worker *w = cr__worker_here();
+    return w ? w->index : -EPERM;
+}
+
+int cr_worker_count(void)
+{
+    struct cr__worker *w = cr__worker_here();
+    return w ? (int)w->sched->count : -EPERM;
+}
+
+/* ---- Handles ------------------------------------------------------------------------------------------------ */
+
+/* What keeps another coroutine from being joined or detached, or 0. Its word is locked. */
+static int check_handle(const struct cr__record *target)
+{
+    if (!cr__park_held(&target->word))
+        return -EPERM;
+    return target->joiner ? -EBUSY : 0;
+}
+
 static bool ended(const struct cr__record *record)
 {
     return cr__co_state(&record->co) == CR__CO_DONE;
+}
+
+static int join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
+{
+    cr__park_lock(&target->word, w->alone);
+    int r = check_handle(target);
+    *done = r == 0 && ended(target);
+    if (r == 0 && !*done)
+        r = cr__wait_begin(w, me, CR__WAIT_JOIN, target, deadline_ns);
+    if (r == 0 && !*done)
+        target->joiner = me;
+    cr__park_unlock(&target->word, 0, w->alone);
+    return r;
 }
 
 int cr_join_until(struct cr_co *co, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
-    if (!me || !co || !(co->sched_flags & CR__HANDLE))
+    if (!me || !co)
         return -EPERM;
-    struct cr__record *target = record_of(co);
+    struct cr__record *target = cr__record_of(co);
     if (target == me)
-        return -EDEADLK;
-    if (target->joiner)
-        return -EBUSY;
-    if (!ended(target)) {
-        cr__wait_begin(me, CR__WAIT_JOIN, target);
-        target->joiner = me;
-        int r = cr__wait_suspend(w, me, deadline_ns);
+        return cr__park_held(&me->word) ? -EDEADLK : -EPERM;
+    bool done;
+    int r = join_begin(w, me, target, deadline_ns, &done);
+    if (r < 0) {
+        cr__breathe(w);
+        return r;
+    }
+    if (!done) {
+        r = cr__wait_suspend(w, me, deadline_ns);
+        w = cr__worker_here();
+        cr__park_lock(&target->word, w->alone);
         target->joiner = NULL;
+        cr__park_unlock(&target->word, 0, w->alone);
         if (r < 0)
             return r;
-        w = cr__worker_here();
     }
     free_record(w, target);
     return 0;
@@ -243,20 +533,21 @@ int cr_join(struct cr_co *co)
 int cr_detach(struct cr_co *co)
 {
     struct cr__worker *w = cr__worker_here();
-    if (!w || !co || !(co->sched_flags & CR__HANDLE))
+    if (!w || !co)
         return -EPERM;
-    struct cr__record *target = record_of(co);
-    if (target->joiner)
-        return -EBUSY;
-    co->sched_flags &= (uint8_t)~CR__HANDLE;
-    if (ended(target))
+    struct cr__record *target = cr__record_of(co);
+    cr__park_lock(&target->word, w->alone);
+    int r = check_handle(target);
+    bool done = r == 0 && ended(target);
+    cr__park_unlock(&target->word, r == 0 ? CR__HELD : 0, w->alone);
+    if (done)
         free_record(w, target);
-    return 0;
+    return r;
 }
 
-static void cancel(struct cr__worker *w, struct cr__record *record)
+void cr__cancel(struct cr__worker *w, struct cr__record *record, uint32_t flag)
 {
-    record->co.sched_flags |= CR__CANCEL;
+    cr__park_cancel(&record->word, flag);
     cr__wake(w, record, CR__CANCELLED);
 }
 
@@ -264,24 +555,19 @@ int cr_cancel(struct cr_co *co)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
-    if (!me || !co || !((co->sched_flags & CR__HANDLE) || co == &me->co))
+    if (!me || !co)
         return -EPERM;
-    if (!ended(record_of(co)))
-        cancel(w, record_of(co));
-    return 0;
-}
-
-static void cancel_if_live(void *object, void *arg)
-{
-    struct cr__record *record = object;
-    if (cr__co_state(&record->co) == CR__CO_SCHEDULED)
-        cancel(arg, record);
-}
-
-void cr__worker_cancel_all(struct cr__worker *w)
-{
-    w->stopping = true;
-    cr__slab_each(&w->records, cancel_if_live, w);
+    struct cr__record *target = cr__record_of(co);
+    if (target == me) {
+        cr__park_cancel(&me->word, CR__CANCEL);
+        return 0;
+    }
+    cr__park_lock(&target->word, w->alone);
+    bool held = cr__park_held(&target->word);
+    if (held && !ended(target))
+        cr__cancel(w, target, CR__CANCEL);
+    cr__park_unlock(&target->word, 0, w->alone);
+    return held ? 0 : -EPERM;
 }
 
 int cr_shutdown(void)
@@ -289,7 +575,7 @@ int cr_shutdown(void)
     struct cr__worker *w;
     if (!cr__running(&w))
         return -EPERM;
-    cr__worker_cancel_all(w);
+    cr__sched_cancel_all(w->sched, w);
     return 0;
 }
 
@@ -301,8 +587,7 @@ int cr_yield(void)
     struct cr__record *me = cr__running(&w);
     if (CR__UNLIKELY(!me))
         return -EPERM;
-    make_ready(w, me);
-    switch_away(cr__self_get(), w, me);
+    switch_away(cr__self_get(), w, me, true);
     return 0;
 }
 
@@ -312,7 +597,7 @@ static CR__NOINLINE struct cr__leave yield_here(void)
     return (struct cr__leave){NULL, (void *)(intptr_t)cr_yield()};
 }
 
-/* What is common: from a scheduled coroutine to one that has begun. (io_budget is left as it is: the loop renews it.) */
+/* What is common: from a scheduled coroutine that stays to one that has begun. (io_budget is left as it is: the loop renews it.) */
 struct cr__leave cr__yield_begin(void)
 {
     struct cr__self *self = cr__self_get();
@@ -320,10 +605,11 @@ struct cr__leave cr__yield_begin(void)
     if (CR__UNLIKELY(!w))
         return yield_here();
     struct cr_co *me = self->current, *to = w->ready.head;
-    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!to->stack.top) || CR__UNLIKELY(w->budget <= 1) ||
-        CR__UNLIKELY(cr__co_state(me) != CR__CO_SCHEDULED))
+    int budget = budget_of(w);
+    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!to->stack.top) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
+        CR__UNLIKELY((me->mode & CR__MODE(0xff, CR_MIGRATABLE)) != CR__CO_SCHEDULED))
         return yield_here();
-    w->budget--;
+    budget_set(w, budget - 1);
     cr__queue_push(&w->ready, me);
     struct cr_co *after = w->ready.head = to->next; /* me, if no other is ready */
     prefetch(after, YIELDED_LINES);
@@ -336,48 +622,17 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
     static const int16_t answers[] = {
         [CR__WOKEN] = 0, [CR__TIMED_OUT] = -ETIMEDOUT, [CR__CANCELLED] = -ECANCELED, [CR__CLOSED] = -EBADF};
 
-    if (CR__UNLIKELY(me->co.sched_flags & CR__CANCEL)) {
-        cr__wait_abandon(me);
-        cr__breathe(w); /* one that does not take no for an answer must not keep the others from ending */
-        return -ECANCELED;
-    }
-    if (deadline_ns != CR_FOREVER) {
-        if (deadline_ns <= w->now_ns) { /* one that has passed since is found by the loop */
-            cr__wait_abandon(me);
-            return -ETIMEDOUT;
-        }
+    if (deadline_ns != CR_FOREVER)
         cr__wheel_arm(&w->wheel, &me->timer, deadline_ns);
-    }
-    w->stats.parks++;
-    switch_away(cr__self_get(), w, me);
-    uint32_t outcome = atomic_load_explicit(&me->wait_word, memory_order_acquire); /* pairs with the CAS in cr__wake */
+    me->since = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT);
+    cr__count(&w->counters.parks, 1);
+    switch_away(cr__self_get(), w, me, false);
+    if (cr__timer_armed(&me->timer))
+        cr__wheel_cancel(&cr__worker_here()->wheel, &me->timer); /* on the same worker: is_stealable says so */
+    me->co.sched_wait = CR__WAIT_NONE;
+    enum cr__wait_state outcome = cr__park_state(&me->word);
     CR__ASSERT(outcome > CR__WAITING);
-    cr__wait_abandon(me);
     return answers[outcome];
-}
-
-bool cr__wake(struct cr__worker *w, struct cr__record *record, enum cr__wait_state outcome)
-{
-    uint32_t waiting = CR__WAITING;
-    /* one of wake, timeout, cancel and close wins; release: what the waker did before is seen by the woken (acquire in
-     * cr__wait_suspend) */
-    if (!atomic_compare_exchange_strong_explicit(&record->wait_word, &waiting, outcome, memory_order_acq_rel,
-                                                 memory_order_relaxed))
-        return false;
-    if (cr__timer_armed(&record->timer))
-        cr__wheel_cancel(&w->wheel, &record->timer);
-    make_ready(w, record);
-    return true;
-}
-
-static void fire(struct cr__timer *timer, void *arg)
-{
-    struct cr__worker *w = arg;
-    struct cr__record *record = CR__CONTAINER(timer, struct cr__record, timer);
-    /* a sleeper's time coming is what it waits for */
-    bool sleeps = record->co.sched_wait == CR__WAIT_SLEEP;
-    w->stats.timeouts += !sleeps;
-    cr__wake(w, record, sleeps ? CR__WOKEN : CR__TIMED_OUT);
 }
 
 int cr_sleep_until(int64_t deadline_ns)
@@ -386,12 +641,11 @@ int cr_sleep_until(int64_t deadline_ns)
     struct cr__record *me = cr__running(&w);
     if (!me)
         return -EPERM;
-    cr__wait_begin(me, CR__WAIT_SLEEP, NULL);
-    int r = cr__wait_suspend(w, me, deadline_ns);
-    if (r != -ETIMEDOUT)
-        return r;
-    cr__breathe(cr__worker_here()); /* the time had come before we slept */
-    return 0;
+    int r = cr__wait_begin(w, me, CR__WAIT_SLEEP, NULL, deadline_ns);
+    if (r == 0)
+        return cr__wait_suspend(w, me, deadline_ns);
+    cr__breathe(w);
+    return r == -ETIMEDOUT ? 0 : r; /* the time had come before we slept */
 }
 
 int cr_sleep(int64_t duration_ns)
@@ -410,139 +664,4 @@ int64_t cr_after(int64_t duration_ns)
     if (__builtin_add_overflow(cr__os_now_ns(), duration_ns, &deadline_ns))
         return duration_ns < 0 ? INT64_MIN : CR_FOREVER;
     return deadline_ns;
-}
-
-/* ---- The loop ----------------------------------------------------------------------------------------------- */
-
-/* Runs what is ready, until nothing is or the budget is used up. A star's coroutines find the budget at its end, so each
- * comes back here; `turns` is the budget then. */
-static void run_ready(struct cr__worker *w)
-{
-    struct cr__record *next;
-    int turns = w->chain_budget;
-    w->used_up = false;
-    while ((next = take_ready(w)) != NULL) {
-        w->budget = w->chain ? turns : 1;
-        run_from_loop(w, next);
-        turns = w->chain ? w->budget : turns - 1;
-        w->stats.switches += 1;
-        if (turns <= 0) {
-            w->used_up = true;
-            break;
-        }
-    }
-    w->stats.switches += (uint64_t)(w->chain_budget - turns);
-}
-
-/* Chains get longer while they return early, and shorter while they keep the poller waiting. */
-static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
-{
-    if (ran_ns > 2 * POLL_INTERVAL_NS && w->chain_budget > 1)
-        w->chain_budget /= 2;
-    else if (w->used_up && ran_ns < POLL_INTERVAL_NS / 2 && w->chain_budget < MAX_CHAIN_BUDGET)
-        w->chain_budget *= 2;
-}
-
-/* How long the poller may wait; -1: without end. */
-static int64_t poll_timeout(struct cr__worker *w)
-{
-    return !w->ready.head ? cr__wheel_next(&w->wheel, w->now_ns) : 0;
-}
-
-int cr__worker_run(struct cr__worker *w)
-{
-    while (w->live > 0) {
-        int64_t before_ns = w->now_ns;
-        run_ready(w);
-        w->now_ns = cr__os_now_ns();
-        adapt_budget(w, w->now_ns - before_ns);
-        cr__wheel_fire(&w->wheel, w->now_ns, fire, w);
-        if (w->live == 0)
-            break;
-        int64_t timeout_ns = poll_timeout(w);
-        if (timeout_ns < 0 && w->poller_ops->waiters(w) == 0 && !w->reported) {
-            cr__worker_report(w, w->report_fd);
-            if (!w->stoppable)
-                return -EDEADLK;
-            w->reported = true;
-        }
-        w->stats.polls++;
-        int r = w->poller_ops->poll(w, timeout_ns);
-        if (r < 0)
-            return r;
-        if (timeout_ns != 0) {
-            w->now_ns = cr__os_now_ns();
-            cr__wheel_fire(&w->wheel, w->now_ns, fire, w);
-        }
-    }
-    return 0;
-}
-
-/* ---- Setting up --------------------------------------------------------------------------------------------- */
-
-void cr__worker_init(struct cr__worker *w, const struct cr_config *config)
-{
-    struct cr__self *self = cr__self_here();
-    memset(w, 0, sizeof(*w));
-    w->chain = config->policy != CR_POLICY_STAR;
-    w->chain_budget = FIRST_CHAIN_BUDGET;
-    w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
-    w->report_fd = config->report_fd ? config->report_fd : STDERR_FILENO;
-    w->outside = self->current; /* a bare coroutine, perhaps */
-    w->loop.mode = CR__MODE(CR__CO_ROOT, 0);
-    w->loop.stack = self->current->stack;
-#ifdef CR__TSAN
-    w->loop.tsan_fiber = self->current->tsan_fiber;
-#endif
-    cr__slab_init(&w->records, sizeof(struct cr__record), RECORD_CHUNK_BYTES, CR__MEM_RECORDS);
-    cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
-                        config->max_stacks_bytes);
-    w->now_ns = cr__os_now_ns();
-    cr__wheel_init(&w->wheel, w->now_ns);
-    cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
-    self->worker = w;
-    self->current = &w->loop;
-}
-
-static void drop(void *object, void *arg)
-{
-    struct cr__record *record = object;
-    (void)arg;
-    if (cr__co_state(&record->co) == CR__CO_SCHEDULED)
-        cr__co_cold_free(&record->co);
-}
-
-void cr__worker_drop(struct cr__worker *w)
-{
-    cr__slab_each(&w->records, drop, w);
-}
-
-void cr__worker_fini(struct cr__worker *w)
-{
-    struct cr__self *self = cr__self_here();
-    cr__slab_fini(&w->records);
-    cr__stack_pool_fini(&w->stacks);
-    self->worker = NULL;
-    self->current = w->outside;
-}
-
-int cr_stats_get(struct cr_stats *out)
-{
-    struct cr__worker *w = cr__worker_here();
-    if (!w)
-        return -EPERM;
-    *out = w->stats;
-    return 0;
-}
-
-void cr_mem_stats_get(struct cr_mem_stats *out)
-{
-    *out = (struct cr_mem_stats){
-        .records_bytes = cr__mem_bytes(CR__MEM_RECORDS),
-        .stacks_bytes = cr__mem_bytes(CR__MEM_STACKS),
-        .conns_bytes = cr__mem_bytes(CR__MEM_CONNS),
-        .buffers_bytes = cr__mem_bytes(CR__MEM_BUFFERS),
-        .other_bytes = cr__mem_bytes(CR__MEM_OTHER),
-        .kernel_calls = cr__mem_kernel_calls(),
-    };
 }

@@ -1,37 +1,43 @@
-/* The scheduler of one worker: run queue, parking, timers, policies.
+/* The scheduler: workers, their run queues, parking, timers, policies.
  *
- * A coroutine's way. cr__spawn makes a record and appends it to the run queue. When its turn comes it gets a stack (or waits
- * in `starved` for one), runs, and stops in one of three ways: it yields (stays ready, goes to the queue's end), parks (waits for
- * something), or ends. Each of them switches to the next ready coroutine ("chain") or to the worker's loop ("star"); the
- * chain returns to the loop, too, when nothing is ready or its budget of switches is used up. The loop polls, fires timers,
- * and starts the next chain.
+ * A coroutine's way. cr__spawn makes a record and puts it into the spawning worker's ring, from which idle workers may steal it (runq.h).
+ * When its turn comes it gets a stack (or waits in `starved` for one), and from then on it stays with that worker, unless it was
+ * spawned CR_MIGRATABLE. It stops in one of three ways: it yields (stays ready, goes to the queue's end), parks (waits for something: park.h), or
+ * ends. Each of them switches to the next ready coroutine ("chain") or to the worker's loop ("star"); the chain returns to the loop, too,
+ * when nothing is ready or its budget of switches is used up. The loop (loop.c) polls, fires timers, takes what other workers have
+ * sent (inbox.h), looks for work elsewhere when it has none, and sleeps in its poller when there is none.
  *
- * Parking. One word per record decides who ends a wait:
- *
- *        RUNNING --wait_begin--> WAITING --one CAS by whoever comes first--> WOKEN | TIMED_OUT | CANCELLED | CLOSED
- *           ^                                                                   |
- *           +---------------------- cr__wait_suspend returns -------------------+
+ * Where a ready coroutine of a worker is:
+ *     next      one, handed over by who woke it: runs next, but not more than NEXT_LIMIT times in a row while others are ready
+ *     ready     started ones that stay: a list that only this worker touches
+ *     stealable the ring: not started, or may migrate; what does not fit goes, in batches, to the runtime's injection queue
+ *     inbox     made ready by another worker; moves to one of the others with the next turn of the loop
+ * Lists and ring take turns, so that neither starves. A runtime of one worker (`alone`) uses no ring, and no atomic step on its way.
  *
  * Invariants:
- *   1. Whoever moves the word from WAITING makes the coroutine ready, once; all others lose and touch nothing.
+ *   1. Whoever claims a wait makes the coroutine ready, once (park.h).
  *   2. After anything but WOKEN nothing was taken from what was waited for.
  *   3. What others hold while a coroutine waits (its node, its timer) lies in its record, never on its stack.
- *   4. `live` counts coroutines that have not ended; each is running, in the run queue, in `starved`, or WAITING.
+ *   4. A coroutine that has started and may not migrate is resumed by record->worker only; so is one whose timer is armed.
  *   5. A record is put back when its coroutine has ended and no handle to it is left.
+ *   6. The runtime ends when all its workers sleep, and the numbers of coroutines that they have spawned and ended are equal.
  *
- * Rejected: a run queue of pointers in an array (bounded, as stealing will want it): with one worker it has nothing over links in the
- * record, and needs an answer for when it is full. */
+ * Rejected: one list for all that is ready, with a lock (a thief would hold up its victim at each switch); coroutines that migrate by
+ * default (compilers keep the addresses of thread-local variables across calls). */
 #ifndef CR__SCHED_H
 #define CR__SCHED_H
 
 #include <crore/rt.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/spin.h"
 #include "co/co.h"
 #include "mem/mem.h"
+#include "sched/inbox.h"
+#include "sched/park.h"
+#include "sched/runq.h"
 #include "sched/wheel.h"
-
-enum cr__wait_state { CR__RUNNING, CR__WAITING, CR__WOKEN, CR__TIMED_OUT, CR__CANCELLED, CR__CLOSED };
 
 /* What a coroutine waits for, in reports. */
 enum cr__wait_kind {
@@ -41,27 +47,48 @@ enum cr__wait_kind {
     CR__WAIT_READABLE,
     CR__WAIT_WRITABLE,
     CR__WAIT_STACK,
+    CR__WAIT_MUTEX,
+    CR__WAIT_COND,
+    CR__WAIT_READ_LOCK,
+    CR__WAIT_WRITE_LOCK,
+    CR__WAIT_SEM,
+    CR__WAIT_GROUP,
+    CR__WAIT_ONCE,
+    CR__WAIT_BARRIER,
+    CR__WAIT_SEND,
+    CR__WAIT_RECV,
+    CR__WAIT_SELECT,
+    CR__WAIT_BROADCAST,
+    CR__WAIT_SCOPE,
+    CR__WAIT_BLOCKING,
+    CR__WAIT_SIGNAL,
+    CR__WAIT_CHILD,
     CR__WAIT_KINDS
 };
 
 enum cr__sched_flag {
-    CR__HANDLE = 1u << 0,    /* somebody holds a handle */
-    CR__CANCEL = 1u << 1,    /* cancelled: each wait fails */
+    CR__PLACED = 1u << 0, /* spawned onto a certain worker: not to be stolen */
+};
+
+/* A place in a queue of waiters. object: of a record's own node, what it waits for; of another, the record with the lowest bit set. */
+struct cr__wait_node {
+    struct cr__wait_node *next, *prev;
+    uintptr_t object;
 };
 
 /* A scheduled coroutine: 128 bytes, of which the second half is what others touch while it is parked. */
 struct cr__record {
-    struct cr_co co;
-    struct cr__list node;        /* for a queue of waiters, while it is in one: never on the stack */
-    struct cr__timer timer;
-    void *wait_object;           /* what it waits for; cleared by who takes that away */
-    struct cr__record *joiner;   /* who waits for its end */
-    _Atomic uint32_t wait_word;  /* of enum cr__wait_state */
-    uint32_t stack_bytes;
+    struct cr_co co;            /* co.next: while it waits, where the value is that it sends or receives (cr__record_value) */
+    struct cr__wait_node node;  /* for a queue of waiters, while it is in one: never on the stack */
+    struct cr__timer timer;     /* on the wheel of record->co.worker */
+    struct cr__record *joiner;  /* who waits for its end; under the word's lock */
+    cr__park_word word;
+    uint32_t since;             /* when the present wait began: CR__SINCE_SHIFT */
 };
 #if !defined(CR__ASAN) && !defined(CR__TSAN)
 _Static_assert(sizeof(struct cr__record) == 128, "the budget of a coroutine record");
 #endif
+#define CR__SINCE_SHIFT 20 /* in units of 2^20 ns, about a millisecond: wraps after 52 days */
 
 struct cr__worker;
 
@@ -69,8 +96,8 @@ struct cr__worker;
 struct cr__poller_ops {
     /* Waits up to timeout_ns (negative: without end; 0: looks) and makes ready whoever waited for what came. 0 or -errno. */
     int (*poll)(struct cr__worker *worker, int64_t timeout_ns);
-    /* How many coroutines wait for something that may still come. */
-    uint64_t (*waiters)(const struct cr__worker *worker);
+    /* Has a poll that waits, or the next one, return. From any thread. */
+    void (*kick)(struct cr__worker *worker);
 };
 
 /* First in, first out, linked through cr_co.next. */
@@ -95,21 +122,53 @@ static inline struct cr_co *cr__queue_pop(struct cr__queue *queue)
     return co;
 }
 
+/* Something to be done on a worker, sent by another thread: fn(worker, post) is called on the worker's stack. The post is fn's from then on. */
+struct cr__post {
+    struct cr__inbox_link link;
+    void (*fn)(struct cr__worker *worker, struct cr__post *post);
+    bool promised; /* the runtime does not end before it has been done */
+};
+
+#define CR__FLUSHED 4
+
+enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2 };
+
+/* Statistics of a worker, which others may read. */
+struct cr__counters {
+    _Atomic uint64_t spawned, ended, switches, parks, timeouts, polls, events, stack_waits, steals, sent, slow;
+};
+
+static inline void cr__count(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
 struct cr__worker {
     /* read and written at each switch */
     struct cr__queue ready;
-    int budget;                  /* switches left before the chain returns to the loop */
+    _Atomic int budget;          /* switches left before the chain returns to the loop; another thread may look whether it changes */
     int io_budget;               /* calls that did not suspend, left before one yields */
+    uint8_t elsewhere;           /* of enum cr__elsewhere: where else there may be something ready */
     bool chain;
+    bool alone;                  /* the only worker of its runtime */
+    bool turn;                   /* list and ring in turns */
+    uint16_t index;
+    uint16_t next_streak;
+    struct cr_co *next;
+    struct cr_co *leaving;       /* may migrate, and has just switched to the loop */
+    bool leaving_ready;          /* by yielding */
     struct cr_co loop;           /* the worker's own stack as a context */
     struct cr_co *outside;       /* what ran on this thread before, and will again */
+    struct cr__sched *sched;
 
     /* at spawn and end */
     struct cr__slab records;
     struct cr__stack_pool stacks;
+    struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
+    struct cr__stack_pool *last_stack_home;
     struct cr__queue starved[CR__STACK_CLASSES]; /* started in their turn, and no stack of that class was left */
-    unsigned starving;           /* how many */
-    uint64_t live;
+    _Atomic unsigned starving;   /* how many; who brings a stack home looks */
+    int64_t live;                /* spawned minus ended here, since it was last added to the runtime's */
     uint32_t last_id;
     uint32_t default_stack_bytes;
 
@@ -120,14 +179,53 @@ struct cr__worker {
     void *poller;                /* poll's */
     void *io;                    /* io's */
     void *rt;                    /* rt's: signals */
-    const void *owner;           /* the runtime that it is of */
-    bool stoppable;              /* from another thread: then there is always something that may still come */
-    bool reported;               /* that nothing can run any more: once is enough */
+    _Atomic int64_t waits_outside; /* coroutines that wait for what comes from outside of the runtime: begun minus ended here, so only the sum over all
+                                    workers says something */
     int chain_budget;            /* what a chain starts with: adapts to how long the coroutines run */
     bool used_up;                /* the last one's was */
-    bool stopping;               /* everything is being cancelled, and so is what comes */
+    _Atomic bool hopeless;       /* when it went to sleep: no timer armed. Read by the last one to go */
+    uint32_t random;
+    struct cr__slab *flushed[CR__FLUSHED]; /* slabs whose foreign objects go home before it sleeps */
+    struct cr__post cancel_post;
+    struct cr__counters counters;
+    _Atomic uint64_t turns;      /* of the loop: who watches sees it move */
+    pthread_t thread;
+
+    struct cr__runq stealable;
+    _Alignas(CR__CACHE_LINE) struct cr__inbox inbox;
+};
+
+/* A batch of coroutines that fits no ring: linked by cr_co.next; the first one's node links it to the next batch. */
+struct cr__injection {
+    _Atomic uint8_t lock;
+    struct cr__record *first, *last;
+    _Atomic unsigned batches;
+};
+
+/* A runtime's workers, together. */
+struct cr__sched {
+    struct cr__worker **workers;
+    unsigned count;
     int report_fd;
-    struct cr_stats stats;
+    const void *owner;           /* the runtime that it is of */
+    bool stoppable;              /* from another thread: then there is always something that may still come */
+    int64_t slow_ns;
+
+    _Alignas(CR__CACHE_LINE) _Atomic unsigned idle; /* workers that sleep, or are about to */
+    _Atomic unsigned searching;  /* awake, without work, looking for some */
+    _Atomic bool waking;         /* one has been roused, and has not begun to search yet */
+    _Atomic bool stopping;       /* everything is being cancelled, and so is what comes */
+    _Atomic bool done;           /* workers: return */
+    _Atomic int result;
+
+    _Alignas(CR__CACHE_LINE) _Atomic int64_t live; /* coroutines that have not ended, when all workers are idle */
+    _Atomic int64_t promised;    /* what threads outside will still send: blocking jobs, remote calls under way */
+    _Atomic uint8_t end_lock;
+    bool open;                   /* worker 0 runs; under end_lock, as is: */
+    struct cr__post *early;      /* what came before that */
+    bool reported;               /* that nothing can run any more: once is enough */
+
+    _Alignas(CR__CACHE_LINE) struct cr__injection injection;
 };
 
 /* The worker of the calling thread, NULL if it is none; never keep it across a suspension. */
@@ -155,8 +253,37 @@ static inline struct cr__record *cr__running(struct cr__worker **worker)
     return cr__record_around(self->current);
 }
 
-/* Makes the calling thread a worker. config has been checked. */
-void cr__worker_init(struct cr__worker *worker, const struct cr_config *config);
+static inline struct cr__record *cr__record_of(struct cr_co *co)
+{
+    return CR__CONTAINER(co, struct cr__record, co);
+}
+
+/* While it waits: where the value is. */
+static inline void **cr__record_value(struct cr__record *record)
+{
+    return (void **)(void *)&record->co.next;
+}
+
+/* The lock of something that workers share; nothing to do where there is one worker. */
+static inline void cr__lock(struct cr__worker *worker, _Atomic uint8_t *lock)
+{
+    if (!worker->alone)
+        cr__spin_lock(lock);
+}
+
+static inline void cr__unlock(struct cr__worker *worker, _Atomic uint8_t *lock)
+{
+    if (!worker->alone)
+        cr__spin_unlock(lock);
+}
+
+/* ---- A runtime's life (loop.c) ------------------------------------------------------------------------------ */
+
+/* Makes the calling thread worker number `index`. config has been checked. */
+void cr__worker_init(struct cr__worker *worker, struct cr__sched *sched, unsigned index, const struct cr_config *config);
+
+/* Has a slab of the worker's flushed before it sleeps. */
+void cr__worker_flushes(struct cr__worker *worker, struct cr__slab *slab);
 
 /* Drops the coroutines that have not ended: their names and local storage are freed, by destructors that may still close connections. */
 void cr__worker_drop(struct cr__worker *worker);
@@ -164,35 +291,86 @@ void cr__worker_drop(struct cr__worker *worker);
 /* Frees everything. */
 void cr__worker_fini(struct cr__worker *worker);
 
-/* Runs until no coroutine is live. 0; -EDEADLK after a report; what polling failed with. */
+/* Runs until the runtime's last coroutine has ended. 0; -EDEADLK after a report; what polling failed with. */
 int cr__worker_run(struct cr__worker *worker);
 
-/* Cancels all live coroutines, and all that will be spawned. */
-void cr__worker_cancel_all(struct cr__worker *worker);
+/* Cancels all live coroutines of the runtime, and all that will be spawned. */
+void cr__sched_cancel_all(struct cr__sched *sched, struct cr__worker *here);
 
-/* Spawns onto worker, which is the calling thread's. As cr_spawn. */
-int cr__spawn(struct cr__worker *worker, struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr);
+/* Ends the runtime: workers return from cr__worker_run. */
+void cr__sched_finish(struct cr__sched *sched, int result);
 
-/* Begins a wait: from here on the running coroutine may be woken. Follow with putting it where the waker finds it, a last
- * look whether waiting is needed, and cr__wait_suspend or cr__wait_abandon. */
-static inline void cr__wait_begin(struct cr__record *me, enum cr__wait_kind kind, void *object)
+/* Has post->fn called on worker 0, or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
+ * has ended, and nothing happens. Between cr__sched_promise and _kept the runtime does not end, either. */
+int cr__sched_tell(struct cr__sched *sched, struct cr__post *post);
+void cr__sched_promise_kept(struct cr__sched *sched);
+void cr__sched_abandon(struct cr__sched *sched); /* it has ended, or never began */
+void cr__worker_drain(struct cr__worker *worker);
+
+static inline void cr__sched_promise(struct cr__sched *sched)
 {
+    atomic_fetch_add_explicit(&sched->promised, 1, memory_order_relaxed);
+}
+
+/* Has post->fn called on that worker. From a worker, or with a promise. */
+void cr__post(struct cr__worker *to, struct cr__post *post);
+
+/* Wakes a worker that sleeps, so that it looks around. From any thread. */
+void cr__worker_rouse(struct cr__worker *worker);
+
+/* One worker that sleeps, if there is one and nobody searches: there is something to steal. */
+CR__COLD void cr__sched_wake_one(struct cr__sched *sched);
+
+/* ---- Spawning (sched.c) ------------------------------------------------------------------------------------- */
+
+/* Spawns; `worker` is the calling thread's. As cr_spawn. `placed`: onto that worker, else NULL. */
+int cr__spawn(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
+              const struct cr_attr *attr);
+
+/* ---- Waiting ------------------------------------------------------------------------------------------------ */
+
+/* Begins a wait: from here on the running coroutine may be woken. 0; -ECANCELED, -ETIMEDOUT (the deadline has passed): it does not wait. After 0 follow: putting
+ * it where its waker finds it, a last look whether waiting is needed (if all that is not under one lock), and
+ * cr__wait_suspend or cr__park_abandon. Whoever gets an error leaves the locks that he holds, and breathes. */
+static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *me, enum cr__wait_kind kind, const void *object,
+                                 int64_t deadline_ns)
+{
+    if (CR__UNLIKELY(deadline_ns <= worker->now_ns)) /* one that has passed since is found by the loop */
+        return cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)) ? -ECANCELED : -ETIMEDOUT;
+    if (CR__UNLIKELY(!cr__park_begin(&me->word, worker->alone)))
+        return -ECANCELED;
     me->co.sched_wait = (uint8_t)kind;
-    me->wait_object = object;
-    atomic_store_explicit(&me->wait_word, CR__WAITING, memory_order_relaxed); /* published by what links it to the waker */
+    me->node.object = (uintptr_t)object;
+    return 0;
 }
 
-static inline void cr__wait_abandon(struct cr__record *me)
-{
-    me->co.sched_wait = CR__WAIT_NONE;
-    atomic_store_explicit(&me->wait_word, CR__RUNNING, memory_order_relaxed);
-}
-
-/* Suspends until woken. 0; -ETIMEDOUT; -ECANCELED; -EBADF when what it waited for was closed (wait_object is NULL then). */
+/* Suspends until woken. 0; -ETIMEDOUT; -ECANCELED; -EBADF when what it waited for was closed. */
 int cr__wait_suspend(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
 
-/* Ends a wait, if nobody else has: makes the coroutine ready. Returns whether it did. */
-bool cr__wake(struct cr__worker *worker, struct cr__record *record, enum cr__wait_state outcome);
+/* Around a wait for what comes from outside of the runtime: as long as there is one, something may still happen. */
+static inline void cr__wait_outside(struct cr__worker *worker, int64_t n)
+{
+    atomic_store_explicit(&worker->waits_outside, atomic_load_explicit(&worker->waits_outside, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+/* Makes a coroutine ready whose wait the caller has claimed. */
+void cr__ready(struct cr__worker *worker, struct cr__record *record);
+
+/* The same; it runs as soon as the caller suspends, if nothing speaks against it. */
+void cr__ready_next(struct cr__worker *worker, struct cr__record *record);
+
+/* Ends a wait, if nobody else has. Returns whether it did. */
+static inline bool cr__wake(struct cr__worker *worker, struct cr__record *record, enum cr__wait_state outcome)
+{
+    if (!cr__park_claim(&record->word, outcome, worker->alone))
+        return false;
+    cr__ready(worker, record);
+    return true;
+}
+
+/* Cancels: sets the flag and ends the present wait. The caller holds what keeps the record alive. */
+void cr__cancel(struct cr__worker *worker, struct cr__record *record, uint32_t flag);
 
 /* Called by calls that could go on without suspending: every 64th yields, lest one coroutine keep the worker. */
 static inline void cr__breathe(struct cr__worker *worker)
@@ -201,7 +379,7 @@ static inline void cr__breathe(struct cr__worker *worker)
         cr_yield();
 }
 
-/* Writes what is parked, grouped by function and by what is waited for. */
-void cr__worker_report(struct cr__worker *worker, int fd);
+/* Writes what is parked, grouped by function and by what is waited for. All workers sleep. */
+void cr__sched_report(struct cr__sched *sched);
 
 #endif

@@ -14,9 +14,11 @@
  * that no frame overlaps, so a coroutine that ends may put its own stack back while it still runs on it, as
  * long as it is the one that takes it out again, or has left it by then.
  *
- * A pool has no lock: it serves one worker, or is locked by its owner. */
+ * A pool has no lock: it serves one worker, or is locked by its owner. What another worker gives back is chained through the same top words. */
 #ifndef CR__STACK_H
 #define CR__STACK_H
+
+#include <stdatomic.h>
 
 #include "arch/arch.h"
 #include "base/base.h"
@@ -47,6 +49,7 @@ struct cr__stack_pool {
     struct cr__stack_chunk *chunks;
     size_t guard_bytes;
     size_t bytes, max_bytes; /* address space taken, and its bound (0: none) */
+    _Atomic(char *) returned; /* tops of stacks that another thread has put: multi producer, single consumer */
 };
 
 /* guard_bytes: a multiple of the page size; max_bytes as in struct cr_config. */
@@ -85,6 +88,12 @@ static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes
 
 /* Gives it back. */
 void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack);
+
+/* The same by another thread than the pool's: goes to a list that the owner empties when it has nothing else. Nobody runs on it. */
+void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack);
+
+/* By the owner: takes over what others have put. Returns whether there was any. */
+bool cr__stack_take_returned(struct cr__stack_pool *pool);
 
 /* The lowest usable address. */
 char *cr__stack_low(struct cr__stack stack);

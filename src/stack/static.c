@@ -279,6 +279,8 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
 {
     struct cr__stack_class *c = class_of(pool, size_bytes);
     size_t guard_bytes = guard_of(pool, size_bytes), slot_bytes = guard_bytes + size_bytes;
+    if (cr__stack_take_returned(pool) && c->free)
+        return cr__stack_get(pool, size_bytes, out);
     if (c->fresh == c->end) {
         int r = chunk_add(pool, c);
         if (r == -ENOMEM && reclaim(pool))
@@ -315,6 +317,35 @@ void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack)
     *(char **)(void *)(stack.top - sizeof(char *)) = c->free;
     c->free = stack.top;
     c->in_use--;
+}
+
+/* Where the chain of returned stacks keeps the size, beside the link. */
+static uint32_t *returned_size(char *top)
+{
+    return (uint32_t *)(void *)(top - 2 * sizeof(char *));
+}
+
+void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack)
+{
+    *returned_size(stack.top) = stack.size_bytes;
+    char *first = atomic_load_explicit(&pool->returned, memory_order_relaxed);
+    do
+        *(char **)(void *)(stack.top - sizeof(char *)) = first;
+    while (!atomic_compare_exchange_weak_explicit(&pool->returned, &first, stack.top, memory_order_release, memory_order_relaxed));
+}
+
+bool cr__stack_take_returned(struct cr__stack_pool *pool)
+{
+    if (!atomic_load_explicit(&pool->returned, memory_order_relaxed))
+        return false;
+    /* pairs with the release in put_remote */
+    char *top = atomic_exchange_explicit(&pool->returned, NULL, memory_order_acquire);
+    while (top) {
+        char *next = *(char **)(void *)(top - sizeof(char *));
+        cr__stack_put(pool, (struct cr__stack){top, *returned_size(top)});
+        top = next;
+    }
+    return true;
 }
 
 void cr__stack_pool_fini(struct cr__stack_pool *pool)

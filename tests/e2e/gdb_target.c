@@ -192,5 +192,5 @@ int main(int argc, char **argv)
     MUST(cr_co_resume(bare_called, NULL));
     MUST(cr_co_resume(bare_ended, NULL));
     MUST(pipe(ends));
-    return cr_run(all, NULL, NULL) == 0 ? 0 : 1;
+    return cr_run(all, NULL, &(struct cr_config){.workers = 1}) == 0 ? 0 : 1;
 }

@@ -341,7 +341,8 @@ int serve_main(int argc, char **argv)
     high_files = files - (files / 8 < MOST_RESERVED_FILES ? files / 8 : MOST_RESERVED_FILES);
     sigset_t set = ending_signals();
     sigprocmask(SIG_BLOCK, &set, NULL); /* they come by signalfd */
-    int r = cr_run(app, NULL, NULL);
+    static const struct cr_config config = {.workers = 1}; /* its sessions share what is not locked */
+    int r = cr_run(app, NULL, &config);
     if (r < 0)
         tool_fail("serve: %s", strerror(-r));
     return 0;

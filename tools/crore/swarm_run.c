@@ -357,7 +357,8 @@ int swarm_run(const struct swarm_options *options, struct swarm_result *result,
     run.conns = calloc((size_t)options->connections, sizeof(struct cr_conn *));
     if (!run.conns)
         return -ENOMEM;
-    int r = cr_run(app, NULL, NULL);
+    static const struct cr_config config = {.workers = 1}; /* its sessions share what is not locked */
+    int r = cr_run(app, NULL, &config);
     free(run.conns);
     return r < 0 ? r : run.bad_url;
 }

@@ -1,0 +1,532 @@
+/* A worker's loop, and what the workers of a runtime do for each other: stealing, sleeping, waking, ending.
+ *
+ * A worker that finds nothing ready searches: first the injection queue, then the others' rings, in turns, from a random one on. Not more search
+ * than sleep; who searches does so for a bounded number of rounds. Before it sleeps, it adds itself to `idle` and looks once more: who puts
+ * something into a ring after that look sees `idle`, or is seen.
+ *
+ * The last one to become idle looks whether anything can happen any more. If no coroutine lives, the runtime ends. If coroutines live, but all timers are
+ * unarmed and nobody waits for what comes from outside, nothing can ever run again. */
+#include <string.h>
+
+#include "os/os.h"
+#include "sched/worker.h"
+
+#define FIRST_CHAIN_BUDGET 64
+#define MAX_CHAIN_BUDGET 4096
+#define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
+#define SEARCH_ROUNDS 16
+#define SEARCH_PAUSES 32 /* between two rounds */
+
+/* ---- The injection queue ------------------------------------------------------------------------------------ */
+
+static struct cr__record **next_batch(struct cr__record *first)
+{
+    return (struct cr__record **)(void *)&first->node.next;
+}
+
+void cr__inject(struct cr__sched *s, struct cr__record *first)
+{
+    struct cr__injection *q = &s->injection;
+    *next_batch(first) = NULL;
+    cr__spin_lock(&q->lock);
+    if (q->first)
+        *next_batch(q->last) = first;
+    else
+        q->first = first;
+    q->last = first;
+    atomic_fetch_add_explicit(&q->batches, 1, memory_order_relaxed);
+    cr__spin_unlock(&q->lock);
+    cr__sched_offer(s);
+}
+
+static struct cr__record *take_batch(struct cr__sched *s)
+{
+    struct cr__injection *q = &s->injection;
+    if (atomic_load_explicit(&q->batches, memory_order_relaxed) == 0)
+        return NULL;
+    cr__spin_lock(&q->lock);
+    struct cr__record *first = q->first;
+    if (first) {
+        q->first = *next_batch(first);
+        atomic_fetch_sub_explicit(&q->batches, 1, memory_order_relaxed);
+    }
+    cr__spin_unlock(&q->lock);
+    return first;
+}
+
+/* Only into an empty ring: there it fits. */
+static bool take_injected(struct cr__worker *w)
+{
+    if (cr__runq_length(&w->stealable) > 0)
+        return false;
+    struct cr__record *first = take_batch(w->sched);
+    for (struct cr_co *co = first ? &first->co : NULL, *next; co; co = next) {
+        next = co->next;
+        cr__ready_here(w, cr__record_of(co));
+    }
+    return first != NULL;
+}
+
+/* ---- What others have sent ---------------------------------------------------------------------------------- */
+
+static void receive(struct cr__worker *w, uintptr_t item)
+{
+    if (item & CR__INBOX_TAGS) {
+        struct cr_co *co = CR__CONTAINER((void *)(item & ~CR__INBOX_TAGS), struct cr_co, next);
+        cr__queue_push(&w->ready, co);
+    } else {
+        struct cr__post *post = CR__CONTAINER((void *)item, struct cr__post, link);
+        bool promised = post->promised;
+        post->fn(w, post);
+        if (promised)
+            cr__sched_promise_kept(w->sched);
+    }
+}
+
+/* Returns whether there was anything. */
+static bool empty_inbox(struct cr__worker *w)
+{
+    uintptr_t item = cr__inbox_take(&w->inbox), oldest = 0;
+    if (item == 0)
+        return false;
+    while (item) { /* it came newest first */
+        struct cr__inbox_link *link = (void *)(item & ~CR__INBOX_TAGS);
+        uintptr_t older = link->next;
+        link->next = oldest;
+        oldest = item;
+        item = older;
+    }
+    while (oldest) {
+        struct cr__inbox_link *link = (void *)(oldest & ~CR__INBOX_TAGS);
+        uintptr_t newer = link->next;
+        receive(w, oldest);
+        oldest = newer;
+    }
+    return true;
+}
+
+void cr__post(struct cr__worker *to, struct cr__post *post)
+{
+    if (cr__inbox_push(&to->inbox, &post->link, 0))
+        to->poller_ops->kick(to);
+}
+
+void cr__worker_rouse(struct cr__worker *w)
+{
+    if (cr__inbox_rouse(&w->inbox))
+        w->poller_ops->kick(w);
+}
+
+/* ---- Searching ---------------------------------------------------------------------------------------------- */
+
+static uint32_t random_next(struct cr__worker *w)
+{
+    uint32_t x = w->random; /* xorshift32, Marsaglia 2003 */
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    return w->random = x;
+}
+
+static bool steal_from_any(struct cr__worker *w)
+{
+    struct cr__sched *s = w->sched;
+    unsigned first = random_next(w) % s->count;
+    for (unsigned i = 0; i < s->count; i++) {
+        struct cr__worker *victim = s->workers[(first + i) % s->count];
+        if (victim == w || cr__runq_length(&victim->stealable) == 0)
+            continue;
+        uint32_t n = cr__runq_steal(&w->stealable, &victim->stealable);
+        if (n > 0) {
+            w->elsewhere |= CR__IN_RING;
+            cr__count(&w->counters.steals, n);
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool may_search(struct cr__sched *s)
+{
+    unsigned idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
+    unsigned searching = atomic_load_explicit(&s->searching, memory_order_relaxed);
+    return s->count > 1 && searching <= idle;
+}
+
+/* Looks for work elsewhere. Returns whether there may be something to do now. */
+static bool search(struct cr__worker *w)
+{
+    struct cr__sched *s = w->sched;
+    bool found = take_injected(w);
+    if (found || !may_search(s))
+        return found;
+    atomic_fetch_add_explicit(&s->searching, 1, memory_order_relaxed);
+    for (int round = 0; round < SEARCH_ROUNDS && !found; round++) {
+        found = take_injected(w) || steal_from_any(w) || !cr__inbox_empty(&w->inbox);
+        for (int i = 0; i < SEARCH_PAUSES && !found; i++)
+            cr__spin_hint();
+    }
+    atomic_fetch_sub_explicit(&s->searching, 1, memory_order_relaxed);
+    return found;
+}
+
+CR__COLD void cr__sched_wake_one(struct cr__sched *s)
+{
+    if (atomic_exchange_explicit(&s->waking, true, memory_order_relaxed))
+        return;
+    for (unsigned i = 0; i < s->count; i++) {
+        if (cr__inbox_rouse(&s->workers[i]->inbox)) {
+            s->workers[i]->poller_ops->kick(s->workers[i]);
+            return; /* it clears `waking` when it is up */
+        }
+    }
+    atomic_store_explicit(&s->waking, false, memory_order_relaxed);
+}
+
+/* ---- Going to sleep, and ending ----------------------------------------------------------------------------- */
+
+/* Under end_lock: who promises something sees it, or is seen. */
+static void finish_locked(struct cr__sched *s, int result)
+{
+    atomic_store_explicit(&s->result, result, memory_order_relaxed);
+    atomic_store_explicit(&s->done, true, memory_order_release); /* pairs with the acquire in cr__worker_run */
+    for (unsigned i = 0; i < s->count; i++)
+        cr__worker_rouse(s->workers[i]);
+}
+
+static bool anything_to_steal(struct cr__sched *s)
+{
+    if (atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
+        return true;
+    for (unsigned i = 0; i < s->count; i++) {
+        if (cr__runq_length(&s->workers[i]->stealable) > 0)
+            return true;
+    }
+    return false;
+}
+
+/* All workers are idle. Whether nothing can happen but by a call from a thread outside. */
+static bool all_hopeless(struct cr__sched *s)
+{
+    int64_t waits_outside = 0;
+    for (unsigned i = 0; i < s->count; i++) {
+        struct cr__worker *w = s->workers[i];
+        if (!atomic_load_explicit(&w->hopeless, memory_order_relaxed) || !cr__inbox_empty(&w->inbox))
+            return false;
+        waits_outside += atomic_load_explicit(&w->waits_outside, memory_order_relaxed);
+    }
+    return waits_outside == 0 && !anything_to_steal(s);
+}
+
+/* By each worker that has become idle; `idle` says whether it is the last. All that the others did before they became so is seen here. */
+static void look_for_the_end(struct cr__sched *s)
+{
+    cr__spin_lock(&s->end_lock);
+    if (atomic_load_explicit(&s->idle, memory_order_acquire) == s->count &&
+        atomic_load_explicit(&s->promised, memory_order_acquire) == 0) {
+        if (atomic_load_explicit(&s->live, memory_order_relaxed) == 0) {
+            finish_locked(s, 0);
+        } else if (!s->reported && all_hopeless(s)) {
+            s->reported = true;
+            cr__sched_report(s);
+            if (!s->stoppable)
+                finish_locked(s, -EDEADLK);
+        }
+    }
+    cr__spin_unlock(&s->end_lock);
+}
+
+void cr__sched_finish(struct cr__sched *s, int result)
+{
+    cr__spin_lock(&s->end_lock);
+    finish_locked(s, result);
+    cr__spin_unlock(&s->end_lock);
+}
+
+/* ---- From outside ------------------------------------------------------------------------------------------- */
+
+int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
+{
+    post->promised = true;
+    cr__spin_lock(&s->end_lock);
+    bool done = atomic_load_explicit(&s->done, memory_order_relaxed), open = s->open;
+    if (!done)
+        atomic_fetch_add_explicit(&s->promised, 1, memory_order_relaxed);
+    if (!done && !open) {
+        post->link.next = (uintptr_t)s->early;
+        s->early = post;
+    }
+    cr__spin_unlock(&s->end_lock);
+    if (done)
+        return -ESHUTDOWN;
+    if (open)
+        cr__post(s->workers[0], post);
+    return 0;
+}
+
+void cr__sched_promise_kept(struct cr__sched *s)
+{
+    atomic_fetch_sub_explicit(&s->promised, 1, memory_order_release); /* pairs with the acquire in look_for_the_end */
+}
+
+static struct cr__post *take_early(struct cr__sched *s)
+{
+    cr__spin_lock(&s->end_lock);
+    struct cr__post *early = s->early;
+    s->early = NULL;
+    s->open = true;
+    cr__spin_unlock(&s->end_lock);
+    return early;
+}
+
+static void open_to_outside(struct cr__worker *w)
+{
+    for (struct cr__post *post = take_early(w->sched), *next; post; post = next) {
+        next = (struct cr__post *)post->link.next;
+        cr__post(w, post);
+    }
+}
+
+void cr__sched_abandon(struct cr__sched *s)
+{
+    cr__spin_lock(&s->end_lock);
+    atomic_store_explicit(&s->done, true, memory_order_relaxed);
+    cr__spin_unlock(&s->end_lock);
+    for (struct cr__post *post = take_early(s), *next; post; post = next) {
+        next = (struct cr__post *)post->link.next;
+        post->fn(NULL, post);
+    }
+}
+
+/* All workers have stopped: what was still under way to this one. */
+void cr__worker_drain(struct cr__worker *w)
+{
+    do
+        empty_inbox(w);
+    while (w->index == 0 && atomic_load_explicit(&w->sched->promised, memory_order_acquire) > 0 && sched_yield() == 0);
+}
+
+/* Returns whether the worker may sleep in its poller; if so, cr__inbox_take wakes it up, and `idle` is to be left. */
+static bool fall_asleep(struct cr__worker *w)
+{
+    struct cr__sched *s = w->sched;
+    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
+    w->live = 0;
+    /* sequentially consistent: who adds something to a ring now sees us, or we see it */
+    unsigned idle = atomic_fetch_add(&s->idle, 1) + 1;
+    if (anything_to_steal(s) || !cr__inbox_sleep(&w->inbox)) {
+        atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
+        return false;
+    }
+    if (idle == s->count)
+        look_for_the_end(s);
+    return true;
+}
+
+/* ---- The loop ----------------------------------------------------------------------------------------------- */
+
+static void fire(struct cr__timer *timer, void *arg)
+{
+    struct cr__worker *w = arg;
+    struct cr__record *record = CR__CONTAINER(timer, struct cr__record, timer);
+    /* a sleeper's time coming is what it waits for */
+    bool sleeps = record->co.sched_wait == CR__WAIT_SLEEP;
+    if (!sleeps)
+        cr__count(&w->counters.timeouts, 1);
+    cr__wake(w, record, sleeps ? CR__WOKEN : CR__TIMED_OUT);
+}
+
+/* Chains get longer while they return early, and shorter while they keep the poller waiting. */
+static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
+{
+    if (ran_ns > 2 * POLL_INTERVAL_NS && w->chain_budget > 1)
+        w->chain_budget /= 2;
+    else if (w->used_up && ran_ns < POLL_INTERVAL_NS / 2 && w->chain_budget < MAX_CHAIN_BUDGET)
+        w->chain_budget *= 2;
+}
+
+static bool anything_ready(const struct cr__worker *w)
+{
+    return w->ready.head || w->elsewhere != 0;
+}
+
+static void tick(struct cr__worker *w)
+{
+    w->now_ns = cr__os_now_ns();
+    cr__wheel_fire(&w->wheel, w->now_ns, fire, w);
+}
+
+static int poll_for(struct cr__worker *w, int64_t timeout_ns)
+{
+    cr__count(&w->counters.polls, 1);
+    return w->poller_ops->poll(w, timeout_ns);
+}
+
+/* Nothing is ready here. */
+static int sleep_until_something(struct cr__worker *w)
+{
+    struct cr__sched *s = w->sched;
+    for (int i = 0; i < CR__FLUSHED && w->flushed[i]; i++)
+        cr__slab_flush(w->flushed[i]);
+    if (!fall_asleep(w))
+        return poll_for(w, 0);
+    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, cr__wheel_next(&w->wheel, w->now_ns));
+    atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
+    atomic_store_explicit(&s->waking, false, memory_order_relaxed);
+    tick(w);
+    return r;
+}
+
+/* What has gathered since the last turn. */
+static void house_keeping(struct cr__worker *w)
+{
+    cr__count(&w->turns, 1);
+    cr__send_stack_home(w);
+    if (CR__UNLIKELY(w->starving > 0) && cr__stack_take_returned(&w->stacks)) {
+        while (w->starving > 0)
+            cr__feed(w, 0);
+    }
+    empty_inbox(w);
+}
+
+int cr__worker_run(struct cr__worker *w)
+{
+    struct cr__sched *s = w->sched;
+    int r = 0;
+    if (w->index == 0)
+        open_to_outside(w);
+    while (r == 0 && !atomic_load_explicit(&s->done, memory_order_acquire)) { /* pairs with the release in finish */
+        int64_t before_ns = w->now_ns;
+        cr__run_ready(w);
+        tick(w);
+        adapt_budget(w, w->now_ns - before_ns);
+        house_keeping(w);
+        if (anything_ready(w) || search(w))
+            r = poll_for(w, 0);
+        else
+            r = sleep_until_something(w);
+    }
+    if (r < 0)
+        cr__sched_finish(s, r);
+    return atomic_load_explicit(&s->result, memory_order_relaxed);
+}
+
+/* ---- Cancelling everything ---------------------------------------------------------------------------------- */
+
+static void cancel_if_live(void *object, void *arg)
+{
+    cr__cancel(arg, object, CR__CANCEL);
+}
+
+/* Each worker cancels what lies in its own slab, wherever it runs. A record that is being used anew meanwhile: that is cancelled, too, as `stopping` says. */
+static void cancel_own(struct cr__worker *w, struct cr__post *post)
+{
+    (void)post;
+    cr__slab_each(&w->records, cancel_if_live, w);
+}
+
+void cr__sched_cancel_all(struct cr__sched *s, struct cr__worker *here)
+{
+    if (atomic_exchange_explicit(&s->stopping, true, memory_order_relaxed))
+        return;
+    for (unsigned i = 0; i < s->count; i++) {
+        struct cr__worker *w = s->workers[i];
+        if (w == here) {
+            cancel_own(w, &w->cancel_post);
+            continue;
+        }
+        w->cancel_post.fn = cancel_own;
+        cr__post(w, &w->cancel_post);
+    }
+}
+
+/* ---- Setting up --------------------------------------------------------------------------------------------- */
+
+void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, const struct cr_config *config)
+{
+    struct cr__self *self = cr__self_here();
+    memset(w, 0, sizeof(*w));
+    w->sched = s;
+    w->index = (uint16_t)index;
+    w->alone = s->count == 1;
+    w->last_id = index + 1 - s->count; /* ids: 1, 2, 3, dealt out in turns */
+    w->random = 2463534242u + index;
+    w->chain = config->policy != CR_POLICY_STAR;
+    w->chain_budget = FIRST_CHAIN_BUDGET;
+    w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
+    w->outside = self->current; /* a bare coroutine, perhaps */
+    w->loop.mode = CR__MODE(CR__CO_ROOT, 0);
+    w->loop.stack = self->current->stack;
+#ifdef CR__TSAN
+    w->loop.tsan_fiber = self->current->tsan_fiber;
+#endif
+    cr__slab_init(&w->records, sizeof(struct cr__record), CR__MEM_RECORDS);
+    cr__worker_flushes(w, &w->records);
+    cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
+                        config->max_stacks_bytes / s->count);
+    w->now_ns = cr__os_now_ns();
+    cr__wheel_init(&w->wheel, w->now_ns);
+    cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
+    self->worker = w;
+    self->current = &w->loop;
+}
+
+void cr__worker_flushes(struct cr__worker *w, struct cr__slab *slab)
+{
+    int i = 0;
+    while (w->flushed[i])
+        i++;
+    CR__ASSERT(i < CR__FLUSHED);
+    w->flushed[i] = slab;
+}
+
+static void drop(void *object, void *arg)
+{
+    struct cr__record *record = object;
+    (void)arg;
+    if (cr__co_state(&record->co) == CR__CO_SCHEDULED)
+        cr__co_cold_free(&record->co);
+}
+
+void cr__worker_drop(struct cr__worker *w)
+{
+    cr__slab_each(&w->records, drop, w);
+}
+
+void cr__worker_fini(struct cr__worker *w)
+{
+    struct cr__self *self = cr__self_here();
+    cr__slab_fini(&w->records);
+    cr__stack_pool_fini(&w->stacks);
+    self->worker = NULL;
+    self->current = w->outside;
+}
+
+int cr_stats_get(struct cr_stats *out)
+{
+    struct cr__worker *here = cr__worker_here();
+    if (!here)
+        return -EPERM;
+    *out = (struct cr_stats){0};
+    for (unsigned i = 0; i < here->sched->count; i++) {
+        const struct cr__counters *c = &here->sched->workers[i]->counters;
+#define ADD(field) out->field += atomic_load_explicit(&c->field, memory_order_relaxed)
+        ADD(spawned), ADD(ended), ADD(switches), ADD(parks), ADD(timeouts), ADD(polls), ADD(events), ADD(stack_waits);
+        ADD(steals), ADD(sent), ADD(slow);
+#undef ADD
+    }
+    return 0;
+}
+
+void cr_mem_stats_get(struct cr_mem_stats *out)
+{
+    *out = (struct cr_mem_stats){
+        .records_bytes = cr__mem_bytes(CR__MEM_RECORDS),
+        .stacks_bytes = cr__mem_bytes(CR__MEM_STACKS),
+        .conns_bytes = cr__mem_bytes(CR__MEM_CONNS),
+        .buffers_bytes = cr__mem_bytes(CR__MEM_BUFFERS),
+        .other_bytes = cr__mem_bytes(CR__MEM_OTHER),
+        .kernel_calls = cr__mem_kernel_calls(),
+    };
+}

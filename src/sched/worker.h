@@ -1,0 +1,33 @@
+/* Within the room: what switching (sched.c), the loop (loop.c) and what comes from outside (remote.c) want of each other. */
+#ifndef CR__WORKER_H
+#define CR__WORKER_H
+
+#include "sched/sched.h"
+
+#define CR__IO_BUDGET 64
+
+/* Runs what is ready, until nothing is or the chain's budget is used up. */
+void cr__run_ready(struct cr__worker *worker);
+
+/* Onto the worker's own list or ring; worker is the calling thread's. */
+void cr__ready_here(struct cr__worker *worker, struct cr__record *record);
+
+/* A stack of that class is free: the next one that waits is ready. Somebody does wait. */
+CR__COLD void cr__feed(struct cr__worker *worker, unsigned class);
+
+/* Gives back another worker's stack, on which nobody runs any more; nothing to do if there is none. */
+CR__COLD void cr__send_stack_home(struct cr__worker *worker);
+
+/* A batch for whoever has nothing to do, linked by cr_co.next. */
+void cr__inject(struct cr__sched *sched, struct cr__record *first);
+
+/* There is something to steal: if somebody sleeps, and nobody searches, wakes one. (Who goes to sleep at this moment may be missed: the one whose
+ * ring it is offers again when it takes the next, and who watches looks at the rings.) */
+static inline void cr__sched_offer(struct cr__sched *sched)
+{
+    if (CR__UNLIKELY(atomic_load_explicit(&sched->idle, memory_order_relaxed) > 0) &&
+        atomic_load_explicit(&sched->searching, memory_order_relaxed) == 0)
+        cr__sched_wake_one(sched);
+}
+
+#endif
