@@ -34,6 +34,7 @@ struct cr_config {
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
                                 that have not started wait for a stack of their size */
+    unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
     int report_fd;           /* where it is told that nothing can ever run again; 0: standard error. (Overflows and broken
                                 invariants are told on standard error) */
 };
@@ -107,6 +108,16 @@ CR_API int cr_yield(void);
  * Returns 0 when the time has come; -ECANCELED; -EPERM. */
 CR_API int cr_sleep(int64_t duration_ns);
 CR_API int cr_sleep_until(int64_t deadline_ns);
+
+/* Runs fn(arg) on another thread while the coroutine waits: for calls that block the thread (getaddrinfo, fsync, a C library), which would
+ * hold up all coroutines of the worker. Such threads are the runtime's, up to max_blocking_threads of its configuration; beyond that calls wait for one,
+ * first come, first served. What fn finds out it writes to *arg, which may lie on the caller's stack: once fn has begun, the call returns
+ * when fn has, and 0. Only before that is a cancellation heeded, or the deadline, which so bounds the wait for a free thread.
+ * fn must not call what is for coroutines (it gets -EPERM), and leaves the thread's signal mask (asynchronous ones are blocked) and its other
+ * attributes as they were. Suspends.
+ * Returns 0 (fn has run); and, fn not run: -ETIMEDOUT, -ECANCELED, -EAGAIN (there is no thread, and none could be made), -ENOMEM, -EINVAL, -EPERM. */
+CR_API CR_CHECKED int cr_blocking(void (*fn)(void *arg), void *arg);
+CR_API CR_CHECKED int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns);
 
 /* Monotonic time in nanoseconds, and that time plus a duration (saturating): a deadline.
  * Any thread, never suspends. */

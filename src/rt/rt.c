@@ -154,6 +154,8 @@ static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
     else
         cr__sched_finish(&rt->sched, r);
     pthread_barrier_wait(&rt->step); /* all have stopped; what is dropped may be another's */
+    if (worker->index == 0)
+        cr__pool_close(&rt->sched);
     cr__worker_drain(worker);
     cr__worker_drop(worker);
     return r;
@@ -251,11 +253,13 @@ static int run(struct cr_rt *rt)
     int r = alloc_workers(s);
     struct start *starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;
     if (starts) {
+        cr__pool_init(&s->pool, rt->config.max_blocking_threads);
         pthread_mutex_init(&rt->gate, NULL);
         pthread_barrier_init(&rt->step, NULL, s->count);
         r = run_threads(rt, starts);
         pthread_barrier_destroy(&rt->step);
         pthread_mutex_destroy(&rt->gate);
+        cr__pool_fini(&s->pool);
         cr__mem_free(starts, s->count * sizeof(*starts), CR__MEM_OTHER);
     } else {
         r = -ENOMEM;
@@ -274,7 +278,6 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
     int r = check_config(&rt->config);
     if (r == 0)
         r = choose_workers(&rt->config, &rt->sched.count);
-    rt->sched.owner = rt;
     rt->sched.report_fd = rt->config.report_fd ? rt->config.report_fd : STDERR_FILENO;
     return r;
 }
@@ -337,7 +340,7 @@ int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
 static bool is_inside(const struct cr_rt *rt)
 {
     const struct cr__worker *here = cr__worker_here();
-    return here && here->sched->owner == rt;
+    return here && here->sched == &rt->sched;
 }
 
 int cr_rt_wait(struct cr_rt *rt)

@@ -245,13 +245,36 @@ void cr__sched_finish(struct cr__sched *s, int result)
 
 /* ---- From outside ------------------------------------------------------------------------------------------- */
 
+int cr__sched_enter(struct cr__sched *s)
+{
+    cr__spin_lock(&s->end_lock);
+    bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
+    if (!done)
+        cr__sched_promise(s);
+    cr__spin_unlock(&s->end_lock);
+    return done ? -ESHUTDOWN : 0;
+}
+
+/* Whoever looked for the end while we were inside did not find it: if all sleep, and no one else will make them look again, we do. The worker that we
+ * rouse looks under end_lock, so after the promise is gone; and it is there until then (cr__worker_drain). */
+void cr__sched_leave(struct cr__sched *s)
+{
+    cr__spin_lock(&s->end_lock);
+    if (atomic_load_explicit(&s->promised, memory_order_acquire) == 1 && atomic_load_explicit(&s->idle, memory_order_acquire) == s->count)
+        cr__worker_rouse(s->workers[0]);
+    cr__sched_promise_kept(s);
+    cr__spin_unlock(&s->end_lock);
+}
+
 int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
 {
     post->promised = true;
     cr__spin_lock(&s->end_lock);
     bool done = atomic_load_explicit(&s->done, memory_order_relaxed), open = s->open;
     if (!done)
-        atomic_fetch_add_explicit(&s->promised, 1, memory_order_relaxed);
+        cr__sched_promise(s); /* the post's */
+    if (!done && open)
+        cr__sched_promise(s); /* ours: the worker is there until we have kicked it */
     if (!done && !open) {
         post->link.next = (uintptr_t)s->early;
         s->early = post;
@@ -259,8 +282,10 @@ int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
     cr__spin_unlock(&s->end_lock);
     if (done)
         return -ESHUTDOWN;
-    if (open)
+    if (open) {
         cr__post(s->workers[0], post);
+        cr__sched_leave(s);
+    }
     return 0;
 }
 
@@ -295,15 +320,16 @@ void cr__sched_abandon(struct cr__sched *s)
     for (struct cr__post *post = take_early(s), *next; post; post = next) {
         next = (struct cr__post *)post->link.next;
         post->fn(NULL, post);
+        cr__sched_promise_kept(s);
     }
 }
 
-/* All workers have stopped: what was still under way to this one. */
+/* All workers have stopped: what was still under way to this one. Afterwards nobody outside is about to touch a worker. */
 void cr__worker_drain(struct cr__worker *w)
 {
     do
         empty_inbox(w);
-    while (w->index == 0 && atomic_load_explicit(&w->sched->promised, memory_order_acquire) > 0 && sched_yield() == 0);
+    while (atomic_load_explicit(&w->sched->promised, memory_order_acquire) > 0 && sched_yield() == 0);
 }
 
 /* Returns whether the worker may sleep in its poller; if so, cr__inbox_take wakes it up, and `idle` is to be left. */
@@ -463,6 +489,7 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
 #endif
     cr__slab_init(&w->records, sizeof(struct cr__record), CR__MEM_RECORDS);
     cr__worker_flushes(w, &w->records);
+    cr__pool_worker_init(w);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes / s->count);
     w->now_ns = cr__os_now_ns();
@@ -498,6 +525,7 @@ void cr__worker_fini(struct cr__worker *w)
 {
     struct cr__self *self = cr__self_here();
     cr__slab_fini(&w->records);
+    cr__slab_fini(&w->jobs);
     cr__stack_pool_fini(&w->stacks);
     self->worker = NULL;
     self->current = w->outside;

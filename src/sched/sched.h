@@ -29,6 +29,7 @@
 
 #include <crore/rt.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "base/spin.h"
@@ -36,6 +37,7 @@
 #include "mem/mem.h"
 #include "sched/inbox.h"
 #include "sched/park.h"
+#include "sched/pool.h"
 #include "sched/runq.h"
 #include "sched/wheel.h"
 
@@ -129,7 +131,7 @@ struct cr__post {
     bool promised; /* the runtime does not end before it has been done */
 };
 
-#define CR__FLUSHED 4
+#define CR__FLUSHED 6
 
 enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2 };
 
@@ -163,6 +165,7 @@ struct cr__worker {
 
     /* at spawn and end */
     struct cr__slab records;
+    struct cr__slab jobs;        /* the pool's */
     struct cr__stack_pool stacks;
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;
@@ -207,7 +210,7 @@ struct cr__sched {
     struct cr__worker **workers;
     unsigned count;
     int report_fd;
-    const void *owner;           /* the runtime that it is of */
+    sigset_t program_mask;       /* the signals that the program blocks itself: rt's */
     bool stoppable;              /* from another thread: then there is always something that may still come */
     int64_t slow_ns;
 
@@ -226,6 +229,7 @@ struct cr__sched {
     bool reported;               /* that nothing can run any more: once is enough */
 
     _Alignas(CR__CACHE_LINE) struct cr__injection injection;
+    _Alignas(CR__CACHE_LINE) struct cr__pool pool;
 };
 
 /* The worker of the calling thread, NULL if it is none; never keep it across a suspension. */
@@ -303,6 +307,12 @@ void cr__sched_finish(struct cr__sched *sched, int result);
 /* Has post->fn called on worker 0, or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
  * has ended, and nothing happens. Between cr__sched_promise and _kept the runtime does not end, either. */
 int cr__sched_tell(struct cr__sched *sched, struct cr__post *post);
+
+/* The same in its parts, from a thread outside. Between enter (0; -ESHUTDOWN: it has ended) and leave the runtime does not end, and its workers and
+ * what they hold can be touched. Leave after each enter; nothing of the runtime is touched after that. */
+int cr__sched_enter(struct cr__sched *sched);
+void cr__sched_leave(struct cr__sched *sched);
+
 void cr__sched_promise_kept(struct cr__sched *sched);
 void cr__sched_abandon(struct cr__sched *sched); /* it has ended, or never began */
 void cr__worker_drain(struct cr__worker *worker);
@@ -343,6 +353,13 @@ static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *m
     me->node.object = (uintptr_t)object;
     return 0;
 }
+
+/* Between the two, being cancelled ends no wait of the running coroutine. In brackets. (pool.c) */
+struct cr__shield {
+    bool masked;
+};
+struct cr__shield cr__shield_up(struct cr__worker *worker, struct cr__record *me);
+void cr__shield_down(struct cr__worker *worker, struct cr__record *me, struct cr__shield before);
 
 /* Suspends until woken. 0; -ETIMEDOUT; -ECANCELED; -EBADF when what it waited for was closed. */
 int cr__wait_suspend(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
