@@ -415,16 +415,12 @@ static void sleeps_for_ever(void *unused)
     CHECK_EQ(cr_sleep_until(CR_FOREVER), -ECANCELED);
 }
 
-TEST(a_started_runtime_in_which_nothing_can_run_says_so_and_can_still_be_stopped)
+TEST(a_started_runtime_in_which_nothing_can_run_waits_for_who_is_outside)
 {
-    int ends[2];
-    char text[256] = "";
     struct cr_rt *rt;
-    CHECK_EQ(pipe(ends), 0);
-    CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.report_fd = ends[1]}), 0);
+    CHECK_EQ(cr_rt_create(&rt, NULL), 0);
     CHECK_EQ(cr_rt_start(rt, sleeps_for_ever, NULL), 0);
-    CHECK(read(ends[0], text, sizeof(text) - 1) > 0);
-    CHECK_STR(text, "nothing can ever run again: 1 coroutine parked");
+    usleep(20000);
     CHECK_EQ(cr_rt_stop(rt), 0);
     cr_rt_destroy(rt);
 }

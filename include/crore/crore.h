@@ -2,8 +2,11 @@
 #ifndef CRORE_CRORE_H
 #define CRORE_CRORE_H
 
+#include <crore/chan.h>
 #include <crore/co.h>
 #include <crore/conn.h>
 #include <crore/rt.h>
+#include <crore/scope.h>
+#include <crore/sync.h>
 
 #endif

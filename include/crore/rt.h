@@ -51,7 +51,7 @@ CR_API CR_CHECKED int cr_run(void (*fn)(void *arg), void *arg, const struct cr_c
 
 /* The same in three steps, for programs that keep their main loop: cr_rt_start runs fn(arg) on worker
  * threads of the runtime's own and returns. One start per runtime. Called from any thread but a worker, by one at a
- * time. When nothing can run any more it reports so, and waits: cr_rt_stop may still come.
+ * time. When nothing can run any more it waits: another thread may still send, spawn or stop.
  * Returns as cr_run, plus -EALREADY (started before) and what creating the thread returned. */
 CR_API CR_CHECKED int cr_rt_create(struct cr_rt **out, const struct cr_config *config);
 CR_API CR_CHECKED int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg);

@@ -30,7 +30,20 @@ enum cr__co_state {
     CR__CO_DONE = 7,      /* the runtime's, ended; somebody holds its handle */
 };
 
-struct cr__co_cold; /* name and local storage, made on demand */
+/* What a room above keeps with a coroutine: release is called when it has ended, or is dropped, after its local storage has gone. */
+struct cr__co_above {
+    void (*release)(struct cr_co *co, struct cr__co_above *above);
+};
+
+/* Made on demand. */
+#define CR__NAME_BYTES 32
+struct cr__co_cold {
+    char name[CR__NAME_BYTES];
+    void **locals;
+    uint32_t locals_count;
+    int64_t bound_ns; /* no wait goes beyond; CR_FOREVER: none */
+    struct cr__co_above *above;
+};
 
 struct cr_co {
     void *sp;            /* before a scheduled one's first run: its argument */
@@ -99,6 +112,10 @@ static inline void **cr__co_word(struct cr_co *co)
 /* First thing on a fresh stack: sanitizers' bookkeeping, and the floating-point control words that every coroutine with
  * its own starts with. */
 void cr__co_arrive(struct cr_co *co, uint64_t note);
+
+/* The cold part, made if there is none; NULL: no memory. */
+struct cr__co_cold *cr__co_cold_make(void);
+struct cr__co_cold *cr__co_cold_of(struct cr_co *co);
 
 /* Frees name and local storage, running the destructors. */
 void cr__co_cold_free(struct cr_co *co);

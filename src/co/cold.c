@@ -7,14 +7,7 @@
 
 #include "mem/mem.h"
 
-#define NAME_BYTES 32
 #define FIRST_LOCALS 4
-
-struct cr__co_cold {
-    char name[NAME_BYTES];
-    void **locals;
-    uint32_t locals_count;
-};
 
 static _Atomic uint32_t keys_used;
 static void (*_Atomic destructors[CR_LOCAL_MAX])(void *);
@@ -31,10 +24,18 @@ int cr_local_key(unsigned *key, void (*destroy)(void *value))
     return 0;
 }
 
-static struct cr__co_cold *cold_of(struct cr_co *co)
+struct cr__co_cold *cr__co_cold_make(void)
+{
+    struct cr__co_cold *cold = cr__mem_alloc(sizeof(*cold), CR__MEM_RECORDS);
+    if (cold)
+        cold->bound_ns = CR_FOREVER;
+    return cold;
+}
+
+struct cr__co_cold *cr__co_cold_of(struct cr_co *co)
 {
     if (!co->cold)
-        co->cold = cr__mem_alloc(sizeof(*co->cold), CR__MEM_RECORDS);
+        co->cold = cr__co_cold_make();
     return co->cold;
 }
 
@@ -67,7 +68,7 @@ int cr_local_set(unsigned key, void *value)
     struct cr_co *co = cr_co_current();
     if (!co)
         return -EPERM;
-    struct cr__co_cold *cold = cold_of(co);
+    struct cr__co_cold *cold = cr__co_cold_of(co);
     if (!cold || (key >= cold->locals_count && locals_grow(cold, key) < 0))
         return -ENOMEM;
     cold->locals[key] = value;
@@ -76,7 +77,7 @@ int cr_local_set(unsigned key, void *value)
 
 int cr__co_name_set(struct cr_co *co, const char *name)
 {
-    struct cr__co_cold *cold = cold_of(co);
+    struct cr__co_cold *cold = cr__co_cold_of(co);
     if (!cold)
         return -ENOMEM;
     snprintf(cold->name, sizeof(cold->name), "%s", name ? name : "");
@@ -112,6 +113,10 @@ void cr__co_cold_free(struct cr_co *co)
         if (cold->locals[k] && destroy)
             destroy(cold->locals[k]);
     }
+    co->cold = cold; /* with its name */
+    if (cold->above)
+        cold->above->release(co, cold->above);
+    co->cold = NULL;
     cr__mem_free(cold->locals, cold->locals_count * sizeof(*cold->locals), CR__MEM_RECORDS);
     cr__mem_free(cold, sizeof(*cold), CR__MEM_RECORDS);
 }

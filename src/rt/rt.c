@@ -18,8 +18,8 @@
 #define MAX_GUARD_BYTES ((size_t)1 << 20)
 
 struct cr_rt {
+    struct cr__sched sched; /* first: cr__sched_of */
     struct cr_config config;
-    struct cr__sched sched;
     void (*fn)(void *arg);
     void *arg;
     int result;

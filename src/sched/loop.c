@@ -226,11 +226,9 @@ static void look_for_the_end(struct cr__sched *s)
         atomic_load_explicit(&s->promised, memory_order_acquire) == 0) {
         if (atomic_load_explicit(&s->live, memory_order_relaxed) == 0) {
             finish_locked(s, 0);
-        } else if (!s->reported && all_hopeless(s)) {
-            s->reported = true;
+        } else if (!s->stoppable && all_hopeless(s)) { /* else a thread may still send, spawn or stop */
             cr__sched_report(s);
-            if (!s->stoppable)
-                finish_locked(s, -EDEADLK);
+            finish_locked(s, -EDEADLK);
         }
     }
     cr__spin_unlock(&s->end_lock);
@@ -266,27 +264,22 @@ void cr__sched_leave(struct cr__sched *s)
     cr__spin_unlock(&s->end_lock);
 }
 
+/* All under the lock: the runtime can't end, and take its pollers down, between the push and the kick. */
 int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
 {
     post->promised = true;
     cr__spin_lock(&s->end_lock);
-    bool done = atomic_load_explicit(&s->done, memory_order_relaxed), open = s->open;
+    bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
     if (!done)
-        cr__sched_promise(s); /* the post's */
-    if (!done && open)
-        cr__sched_promise(s); /* ours: the worker is there until we have kicked it */
-    if (!done && !open) {
+        atomic_fetch_add_explicit(&s->promised, 1, memory_order_relaxed);
+    if (!done && s->open) {
+        cr__post(s->workers[0], post);
+    } else if (!done) {
         post->link.next = (uintptr_t)s->early;
         s->early = post;
     }
     cr__spin_unlock(&s->end_lock);
-    if (done)
-        return -ESHUTDOWN;
-    if (open) {
-        cr__post(s->workers[0], post);
-        cr__sched_leave(s);
-    }
-    return 0;
+    return done ? -ESHUTDOWN : 0;
 }
 
 void cr__sched_promise_kept(struct cr__sched *s)

@@ -16,7 +16,8 @@
  *   2. Whoever claims holds what keeps the record from being used for another wait: the lock of the queue in which it found it (a waiter leaves
  *      the queue, under that lock, before it goes on), a handle, the wheel of its worker.
  *   3. A cancellation is in the word, so it can't fall between a look at a flag and the beginning of a wait.
- *   4. `alone` (a runtime of one worker): only that worker's thread touches the word, and nothing need be atomic. */
+ *   4. Between pin and unpin nobody claims: so what it waits for is still there (one does not free a lock in whose queue somebody waits).
+ *   5. `alone` (a runtime of one worker): only that worker's thread touches the word, and nothing need be atomic. */
 #ifndef CR__PARK_H
 #define CR__PARK_H
 
@@ -43,6 +44,9 @@ enum cr__park_flag {
     CR__LEFT = 1u << 7,         /* it has left its stack */
     CR__LOCKED = 1u << 8,       /* somebody looks at, or changes, its handle, joiner and end */
     CR__HELD = 1u << 9,         /* somebody holds a handle. Once gone, it never comes back */
+    CR__PINNED = 1u << 10,      /* of one that waits: somebody reads what it waits for; it is not to be woken just now */
+    CR__KIND = 1u << 11,        /* times what it waits for: five bits */
+    CR__KINDS = 31 * CR__KIND,
     CR__WORKER = 1u << 16,      /* times the index of the worker that it is on: the upper half */
 };
 
@@ -53,19 +57,25 @@ static inline enum cr__wait_state cr__park_state(const cr__park_word *word)
     return atomic_load_explicit(word, memory_order_relaxed) & CR__STATE;
 }
 
+/* What it waits for, or has last waited for: of enum cr__wait_kind. */
+static inline unsigned cr__park_kind(uint32_t value)
+{
+    return (value & CR__KINDS) / CR__KIND;
+}
+
 static inline bool cr__park_cancelled(uint32_t value)
 {
     return (value & (CR__CANCEL | CR__SCOPE_CANCEL)) != 0 && !(value & CR__MASKED);
 }
 
 /* By the running coroutine: from here on it may be woken. Returns whether it waits: false if it is cancelled. */
-static inline bool cr__park_begin(cr__park_word *word, bool alone)
+static inline bool cr__park_begin(cr__park_word *word, unsigned kind, bool alone)
 {
     uint32_t old = atomic_load_explicit(word, memory_order_relaxed), new;
     do {
         if (CR__UNLIKELY(cr__park_cancelled(old)))
             return false;
-        new = (old & ~(CR__STATE | CR__READY | CR__LEFT)) | CR__WAITING;
+        new = (old & ~(CR__STATE | CR__READY | CR__LEFT | CR__KINDS)) | CR__WAITING | kind * CR__KIND;
         if (alone) {
             atomic_store_explicit(word, new, memory_order_relaxed);
             return true;
@@ -96,6 +106,10 @@ static inline bool cr__park_claim(cr__park_word *word, enum cr__wait_state outco
 {
     uint32_t old = atomic_load_explicit(word, memory_order_relaxed);
     do {
+        while (CR__UNLIKELY(old & CR__PINNED)) { /* for some loads */
+            cr__spin_hint();
+            old = atomic_load_explicit(word, memory_order_relaxed);
+        }
         if ((old & CR__STATE) != CR__WAITING || (outcome == CR__CANCELLED && !cr__park_cancelled(old)))
             return false;
         if (alone) {
@@ -106,6 +120,23 @@ static inline bool cr__park_claim(cr__park_word *word, enum cr__wait_state outco
     } while (!atomic_compare_exchange_weak_explicit(word, &old, (old & ~CR__STATE) | outcome, memory_order_acquire,
                                                     memory_order_relaxed));
     return true;
+}
+
+/* Keeps one that waits for a thing of that kind waiting until _unpin. Returns whether it does wait for one. */
+static inline bool cr__park_pin(cr__park_word *word, unsigned kind)
+{
+    uint32_t old = atomic_load_explicit(word, memory_order_relaxed);
+    do {
+        if ((old & (CR__STATE | CR__KINDS)) != (CR__WAITING | kind * CR__KIND) || (old & CR__PINNED))
+            return false;
+        /* acquire: what it waits for; pairs with the release in begin */
+    } while (!atomic_compare_exchange_weak_explicit(word, &old, old | CR__PINNED, memory_order_acquire, memory_order_relaxed));
+    return true;
+}
+
+static inline void cr__park_unpin(cr__park_word *word)
+{
+    atomic_fetch_and_explicit(word, ~(uint32_t)CR__PINNED, memory_order_release); /* we have read, before it goes on and changes that */
 }
 
 /* Sets flags of cancellation on what lives. Returns the word as it was. */

@@ -387,8 +387,8 @@ void cr__run_ready(struct cr__worker *w)
 
 /* ---- Spawning ----------------------------------------------------------------------------------------------- */
 
-int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
-              const struct cr_attr *attr)
+int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
+                   const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where)
 {
     unsigned flags;
     uint32_t stack_bytes;
@@ -408,6 +408,7 @@ int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **ou
         .entry = (void (*)(void))fn,
         .sp = arg,
         .stack.size_bytes = stack_bytes,
+        .cold = cold,
     };
     record->timer.link = NULL;
     record->joiner = NULL;
@@ -415,6 +416,7 @@ int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **ou
                           CR__RUNNING | (stopping ? CR__CANCEL : 0u) | (out ? CR__HELD : 0u) | (placed ? placed : w)->index * CR__WORKER,
                           memory_order_relaxed);
     if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
+        record->co.cold = NULL; /* if there is one, it is the caller's */
         free_record(w, record);
         return -ENOMEM;
     }
@@ -422,11 +424,19 @@ int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **ou
     cr__count(&w->counters.spawned, 1);
     if (out)
         *out = &record->co; /* before it can run, and end */
+    if (where)
+        *where = &record->co;
     if (placed && placed != w)
         deliver(w, placed, record);
     else
         cr__ready_here(w, record);
     return 0;
+}
+
+int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
+              const struct cr_attr *attr)
+{
+    return cr__spawn_with(w, placed, out, fn, arg, attr, NULL, NULL);
 }
 
 int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
@@ -617,13 +627,21 @@ struct cr__leave cr__yield_begin(void)
     return (struct cr__leave){(struct cr__co_head *)me, to->below->sp};
 }
 
+int cr__too_late(const struct cr__worker *w, const struct cr__record *me)
+{
+    bool bound = me->co.cold && me->co.cold->bound_ns <= w->now_ns;
+    return bound || cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)) ? -ECANCELED : -ETIMEDOUT;
+}
+
 int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
 {
     static const int16_t answers[] = {
         [CR__WOKEN] = 0, [CR__TIMED_OUT] = -ETIMEDOUT, [CR__CANCELLED] = -ECANCELED, [CR__CLOSED] = -EBADF};
 
-    if (deadline_ns != CR_FOREVER)
-        cr__wheel_arm(&w->wheel, &me->timer, deadline_ns);
+    bool sleeps = me->co.sched_wait == CR__WAIT_SLEEP;
+    int64_t until_ns = cr__bounded(me, deadline_ns);
+    if (until_ns != CR_FOREVER)
+        cr__wheel_arm(&w->wheel, &me->timer, until_ns);
     me->since = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT);
     cr__count(&w->counters.parks, 1);
     switch_away(cr__self_get(), w, me, false);
@@ -632,6 +650,8 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
     me->co.sched_wait = CR__WAIT_NONE;
     enum cr__wait_state outcome = cr__park_state(&me->word);
     CR__ASSERT(outcome > CR__WAITING);
+    if (CR__UNLIKELY(until_ns != deadline_ns) && (outcome == CR__TIMED_OUT || (sleeps && outcome == CR__WOKEN)))
+        return -ECANCELED; /* what bounds it came first */
     return answers[outcome];
 }
 

@@ -226,7 +226,6 @@ struct cr__sched {
     _Atomic uint8_t end_lock;
     bool open;                   /* worker 0 runs; under end_lock, as is: */
     struct cr__post *early;      /* what came before that */
-    bool reported;               /* that nothing can run any more: once is enough */
 
     _Alignas(CR__CACHE_LINE) struct cr__injection injection;
     _Alignas(CR__CACHE_LINE) struct cr__pool pool;
@@ -247,14 +246,18 @@ static inline struct cr__record *cr__record_around(struct cr_co *co)
     return CR__LIKELY(cr__co_state(co) == CR__CO_SCHEDULED) ? CR__CONTAINER(co, struct cr__record, co) : NULL;
 }
 
-/* The running scheduled coroutine and its worker; NULL, and *worker untouched, outside of any. */
+/* The running scheduled coroutine, and its thread's worker; NULL outside of any. */
 static inline struct cr__record *cr__running(struct cr__worker **worker)
 {
     struct cr__self *self = cr__self_get();
-    if (CR__UNLIKELY(!self) || CR__UNLIKELY(!self->worker))
-        return NULL;
-    *worker = self->worker;
-    return cr__record_around(self->current);
+    *worker = CR__LIKELY(self != NULL) ? self->worker : NULL;
+    return CR__LIKELY(*worker != NULL) ? cr__record_around(self->current) : NULL;
+}
+
+/* The public handle of a runtime begins with this (rt.c). */
+static inline struct cr__sched *cr__sched_of(struct cr_rt *rt)
+{
+    return (struct cr__sched *)(void *)rt;
 }
 
 static inline struct cr__record *cr__record_of(struct cr_co *co)
@@ -337,7 +340,21 @@ CR__COLD void cr__sched_wake_one(struct cr__sched *sched);
 int cr__spawn(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
               const struct cr_attr *attr);
 
+/* The same, with a cold part that it is to have, which stays the caller's on an error. *where, if where is not NULL, receives the coroutine before it can run. */
+int cr__spawn_with(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
+                   const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where);
+
 /* ---- Waiting ------------------------------------------------------------------------------------------------ */
+
+/* A deadline within what bounds all waits of the coroutine: its scope's deadline, its grace. */
+static inline int64_t cr__bounded(const struct cr__record *me, int64_t deadline_ns)
+{
+    const struct cr__co_cold *cold = me->co.cold;
+    return CR__UNLIKELY(cold != NULL) && cold->bound_ns < deadline_ns ? cold->bound_ns : deadline_ns;
+}
+
+/* Why a wait whose time is over fails: -ETIMEDOUT; -ECANCELED: it is cancelled, or the bound was what came first. */
+int cr__too_late(const struct cr__worker *worker, const struct cr__record *me);
 
 /* Begins a wait: from here on the running coroutine may be woken. 0; -ECANCELED, -ETIMEDOUT (the deadline has passed): it does not wait. After 0 follow: putting
  * it where its waker finds it, a last look whether waiting is needed (if all that is not under one lock), and
@@ -345,13 +362,12 @@ int cr__spawn(struct cr__worker *worker, struct cr__worker *placed, struct cr_co
 static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *me, enum cr__wait_kind kind, const void *object,
                                  int64_t deadline_ns)
 {
+    deadline_ns = cr__bounded(me, deadline_ns);
     if (CR__UNLIKELY(deadline_ns <= worker->now_ns)) /* one that has passed since is found by the loop */
-        return cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)) ? -ECANCELED : -ETIMEDOUT;
-    if (CR__UNLIKELY(!cr__park_begin(&me->word, worker->alone)))
-        return -ECANCELED;
+        return cr__too_late(worker, me);
+    me->node.object = (uintptr_t)object; /* before: who sees that it waits sees for what */
     me->co.sched_wait = (uint8_t)kind;
-    me->node.object = (uintptr_t)object;
-    return 0;
+    return CR__LIKELY(cr__park_begin(&me->word, kind, worker->alone)) ? 0 : -ECANCELED;
 }
 
 /* Between the two, being cancelled ends no wait of the running coroutine. In brackets. (pool.c) */

@@ -1,0 +1,299 @@
+/* Readers-writer lock, semaphore, wait group, once, barrier: a few fields under a one-byte lock, and a queue. */
+#include <limits.h>
+
+#include "sync/sync.h"
+
+/* ---- Readers-writer lock: strictly in the order of arrival -------------------------------------------------- */
+
+static bool wants_to_write(const struct cr__record *record)
+{
+    return cr__park_kind(atomic_load_explicit(&record->word, memory_order_relaxed)) == CR__WAIT_WRITE_LOCK;
+}
+
+static bool may_enter(const struct cr_rwlock *l, bool to_write)
+{
+    return to_write ? l->_holders == 0 : l->_holders >= 0;
+}
+
+static void enter(struct cr_rwlock *l, struct cr__record *who, bool to_write)
+{
+    l->_holders = to_write ? -1 : l->_holders + 1;
+    l->_writer = to_write ? &who->co : NULL;
+}
+
+/* Lets in whoever may: the first one, and, if it reads, the readers right behind it. The lock is held. */
+static void let_in(struct cr__worker *w, struct cr_rwlock *l)
+{
+    while (!cr__waiters_empty(&l->_waiters)) {
+        struct cr__wait_node *node = l->_waiters._first;
+        struct cr__record *first = cr__waiter_of(node);
+        bool to_write = wants_to_write(first);
+        if (!may_enter(l, to_write))
+            return;
+        cr__waiters_remove(&l->_waiters, node);
+        if (!cr__park_claim(&first->word, CR__WOKEN, w->alone))
+            continue;
+        enter(l, first, to_write);
+        cr__ready(w, first);
+    }
+}
+
+static int rwlock(struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&l->_spin));
+    bool free = cr__waiters_empty(&l->_waiters) && may_enter(l, to_write), mine = l->_writer == &me->co;
+    if (free)
+        enter(l, me, to_write);
+    if (free || mine) {
+        cr__unlock(w, cr__spin_of(&l->_spin));
+        return free ? 0 : -EDEADLK;
+    }
+    int r = cr__waiters_wait(w, me, &l->_spin, &l->_waiters, to_write ? CR__WAIT_WRITE_LOCK : CR__WAIT_READ_LOCK, l, deadline_ns);
+    if (r < 0) { /* those behind may have waited for us only */
+        w = cr__worker_here();
+        cr__lock(w, cr__spin_of(&l->_spin));
+        let_in(w, l);
+        cr__unlock(w, cr__spin_of(&l->_spin));
+    }
+    return r;
+}
+
+int cr_rwlock_rdlock_until(struct cr_rwlock *l, int64_t deadline_ns)
+{
+    return rwlock(l, false, deadline_ns);
+}
+
+int cr_rwlock_rdlock(struct cr_rwlock *l)
+{
+    return rwlock(l, false, CR_FOREVER);
+}
+
+int cr_rwlock_rdlock_try(struct cr_rwlock *l)
+{
+    return cr__try(rwlock(l, false, CR__NOW), -EBUSY);
+}
+
+int cr_rwlock_wrlock_until(struct cr_rwlock *l, int64_t deadline_ns)
+{
+    return rwlock(l, true, deadline_ns);
+}
+
+int cr_rwlock_wrlock(struct cr_rwlock *l)
+{
+    return rwlock(l, true, CR_FOREVER);
+}
+
+int cr_rwlock_wrlock_try(struct cr_rwlock *l)
+{
+    return cr__try(rwlock(l, true, CR__NOW), -EBUSY);
+}
+
+int cr_rwlock_unlock(struct cr_rwlock *l)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&l->_spin));
+    bool held = l->_holders > 0 || l->_writer == &me->co;
+    if (held) {
+        l->_holders = l->_holders > 0 ? l->_holders - 1 : 0;
+        l->_writer = NULL;
+        let_in(w, l);
+    }
+    cr__unlock(w, cr__spin_of(&l->_spin));
+    return held ? 0 : -EPERM;
+}
+
+/* ---- Semaphore ---------------------------------------------------------------------------------------------- */
+
+int cr_sem_wait_until(struct cr_sem *sem, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&sem->_spin));
+    if (sem->count == 0) /* then only, somebody may wait before us */
+        return cr__waiters_wait(w, me, &sem->_spin, &sem->_waiters, CR__WAIT_SEM, sem, deadline_ns);
+    sem->count--;
+    cr__unlock(w, cr__spin_of(&sem->_spin));
+    return 0;
+}
+
+int cr_sem_wait(struct cr_sem *sem)
+{
+    return cr_sem_wait_until(sem, CR_FOREVER);
+}
+
+int cr_sem_wait_try(struct cr_sem *sem)
+{
+    return cr__try(cr_sem_wait_until(sem, CR__NOW), -EBUSY);
+}
+
+int cr_sem_post(struct cr_sem *sem, unsigned n)
+{
+    struct cr__worker *w = cr__worker_here();
+    struct cr__record *record;
+    if (!w)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&sem->_spin));
+    int r = n > UINT_MAX - sem->count ? -EOVERFLOW : 0;
+    while (r == 0 && n > 0 && (record = cr__waiters_claim(w, &sem->_waiters, CR__WOKEN)) != NULL) {
+        cr__ready(w, record);
+        n--;
+    }
+    sem->count += r == 0 ? n : 0;
+    cr__unlock(w, cr__spin_of(&sem->_spin));
+    return r;
+}
+
+/* ---- Wait group --------------------------------------------------------------------------------------------- */
+
+static void wake_all(struct cr__worker *w, struct cr_waiters *q)
+{
+    struct cr__record *record;
+    while ((record = cr__waiters_claim(w, q, CR__WOKEN)) != NULL)
+        cr__ready(w, record);
+}
+
+int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&group->_spin));
+    int64_t count;
+    int r = __builtin_add_overflow(group->_count, n, &count) || count < 0 ? -EINVAL : 0;
+    if (r == 0)
+        group->_count = count;
+    if (r == 0 && count == 0)
+        wake_all(w, &group->_waiters);
+    cr__unlock(w, cr__spin_of(&group->_spin));
+    return r;
+}
+
+int cr_waitgroup_done(struct cr_waitgroup *group)
+{
+    return cr_waitgroup_add(group, -1);
+}
+
+int cr_waitgroup_wait_until(struct cr_waitgroup *group, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&group->_spin));
+    if (group->_count > 0)
+        return cr__waiters_wait(w, me, &group->_spin, &group->_waiters, CR__WAIT_GROUP, group, deadline_ns);
+    cr__unlock(w, cr__spin_of(&group->_spin));
+    return 0;
+}
+
+int cr_waitgroup_wait(struct cr_waitgroup *group)
+{
+    return cr_waitgroup_wait_until(group, CR_FOREVER);
+}
+
+int cr_waitgroup_wait_try(struct cr_waitgroup *group)
+{
+    return cr__try(cr_waitgroup_wait_until(group, CR__NOW), -EBUSY);
+}
+
+/* ---- Once --------------------------------------------------------------------------------------------------- */
+
+enum { NOT_YET, UNDER_WAY, DONE };
+
+static inline _Atomic unsigned *state_of(struct cr_once *once)
+{
+    return (_Atomic unsigned *)(void *)&once->_state;
+}
+
+static void run_once(struct cr__record *me, struct cr_once *once, void (*fn)(void *), void *arg)
+{
+    once->_runner = &me->co;
+    fn(arg);
+    struct cr__worker *w = cr__worker_here();
+    cr__lock(w, cr__spin_of(&once->_spin));
+    once->_runner = NULL;
+    atomic_store_explicit(state_of(once), DONE, memory_order_release); /* pairs with the acquire in cr_once_until */
+    wake_all(w, &once->_waiters);
+    cr__unlock(w, cr__spin_of(&once->_spin));
+}
+
+int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me)
+        return -EPERM;
+    if (CR__LIKELY(atomic_load_explicit(state_of(once), memory_order_acquire) == DONE))
+        return 0;
+    cr__lock(w, cr__spin_of(&once->_spin));
+    unsigned state = atomic_load_explicit(state_of(once), memory_order_relaxed);
+    bool mine = once->_runner == &me->co;
+    if (state == UNDER_WAY && !mine)
+        return cr__waiters_wait(w, me, &once->_spin, &once->_waiters, CR__WAIT_ONCE, once, deadline_ns);
+    if (state == NOT_YET) {
+        atomic_store_explicit(state_of(once), UNDER_WAY, memory_order_relaxed);
+        once->_runner = &me->co;
+    }
+    cr__unlock(w, cr__spin_of(&once->_spin));
+    if (state == NOT_YET)
+        run_once(me, once, fn, arg);
+    return mine ? -EDEADLK : 0;
+}
+
+int cr_once(struct cr_once *once, void (*fn)(void *), void *arg)
+{
+    return cr_once_until(once, fn, arg, CR_FOREVER);
+}
+
+/* ---- Barrier ------------------------------------------------------------------------------------------------ */
+
+int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    if (parties == 0)
+        return -EINVAL;
+    cr__lock(w, cr__spin_of(&b->_spin));
+    if (b->_arrived + 1 >= parties) {
+        b->_arrived = 0;
+        wake_all(w, &b->_waiters);
+        cr__unlock(w, cr__spin_of(&b->_spin));
+        return 1;
+    }
+    int r = cr__wait_begin(w, me, CR__WAIT_BARRIER, b, deadline_ns);
+    if (r == 0) {
+        b->_arrived++;
+        cr__waiters_push(&b->_waiters, &me->node);
+    }
+    cr__unlock(w, cr__spin_of(&b->_spin));
+    if (r < 0)
+        return r;
+    r = cr__wait_suspend(w, me, deadline_ns);
+    if (r < 0) {
+        w = cr__worker_here();
+        cr__lock(w, cr__spin_of(&b->_spin));
+        if (me->node.prev == &me->node)
+            r = 0; /* the last one has come all the same, and has counted us */
+        else
+            b->_arrived--;
+        cr__waiters_remove(&b->_waiters, &me->node);
+        cr__unlock(w, cr__spin_of(&b->_spin));
+    }
+    return r;
+}
+
+int cr_barrier_wait(struct cr_barrier *b, unsigned parties)
+{
+    return cr_barrier_wait_until(b, parties, CR_FOREVER);
+}

@@ -1,0 +1,371 @@
+/* Mutex.
+ *
+ * One word says whether it is locked, whether somebody waits, and whether one who has waited is on its way (WOKEN). Unlocking makes the mutex free and
+ * wakes one waiter, which competes with whoever comes: a coroutine that runs may have it back before the woken one is there, so no switch, and no wake
+ * across processors, lies between two holders ("barging"). Who has waited for STARVED_NS and finds it taken again says so (STARVING), and the next unlock
+ * hands it over: locked all the time, with a new owner.
+ *
+ * A lost wake would be an unlock that sees WOKEN, and leaves the waking to one that goes back to wait: so that one clears WOKEN in the same step in
+ * which it sees that the mutex is still locked. That holder's unlock is yet to come.
+ *
+ * Deadlock. Who is about to wait follows the owners: the owner of this mutex waits for a mutex, whose owner waits for one, ... is me. Owners that wait are
+ * pinned on the way (park.h), so all of the cycle is true at the same time; one walk at a time. Two that close a cycle at the same moment have both begun to
+ * wait before they look (a fence lies between), so one of them at least sees it.
+ *
+ * Source: the two modes are those of Go's sync.Mutex. Rejected: handing over always (a convoy: with 100 contenders on two workers each operation costs a switch). */
+#include "sync/sync.h"
+
+#include <stdio.h>
+
+#include "obs/obs.h"
+#include "os/os.h"
+
+enum { LOCKED = 1, WAITERS = 2, WOKEN = 4, STARVING = 8 };
+
+#define STARVED_NS (1 * CR_MS)
+#define LONGEST_CYCLE 64
+
+static inline _Atomic unsigned *word_of(struct cr_mutex *m)
+{
+    return (_Atomic unsigned *)(void *)&m->_word;
+}
+
+/* Written by who holds it; others look for cycles, and for who is to blame. */
+static inline struct cr_co *owner_of(const struct cr_mutex *m)
+{
+    return atomic_load_explicit((struct cr_co *_Atomic *)(void *)&m->_owner, memory_order_relaxed);
+}
+
+static inline void owner_set(struct cr_mutex *m, struct cr_co *co)
+{
+    atomic_store_explicit((struct cr_co *_Atomic *)(void *)&m->_owner, co, memory_order_relaxed);
+}
+
+static inline unsigned word_get(struct cr_mutex *m)
+{
+    return atomic_load_explicit(word_of(m), memory_order_relaxed);
+}
+
+/* From old to new, if it is still old; else reads it again. Acquire: it may take the mutex; pairs with the release in cr_mutex_unlock. */
+static inline bool word_swap(const struct cr__worker *w, struct cr_mutex *m, unsigned *old, unsigned new)
+{
+    if (w->alone) {
+        atomic_store_explicit(word_of(m), new, memory_order_relaxed);
+        return true;
+    }
+    return atomic_compare_exchange_weak_explicit(word_of(m), old, new, memory_order_acquire, memory_order_relaxed);
+}
+
+/* Returns the word as it was. Release: for who gives the mutex back; pairs with the acquire in word_swap. */
+static inline unsigned word_clear(const struct cr__worker *w, struct cr_mutex *m, unsigned bits)
+{
+    if (!w->alone)
+        return atomic_fetch_and_explicit(word_of(m), ~bits, memory_order_release);
+    unsigned old = word_get(m);
+    atomic_store_explicit(word_of(m), old & ~bits, memory_order_relaxed);
+    return old;
+}
+
+static inline bool take(const struct cr__worker *w, struct cr_mutex *m, struct cr__record *me)
+{
+    unsigned old = word_get(m);
+    while (!(old & LOCKED)) {
+        if (word_swap(w, m, &old, old | LOCKED)) {
+            owner_set(m, &me->co);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- Cycles of holders -------------------------------------------------------------------------------------- */
+
+static _Atomic uint8_t walk_lock;
+
+static void tell_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m, struct cr__record **holders, int count)
+{
+    char function[128], name[32];
+    int fd = w->sched->report_fd;
+    cr__report(fd, "crore: deadlock: a cycle of coroutines, each of which waits for a mutex that the next one holds\n");
+    struct cr__record *waits = me;
+    const void *wanted = m;
+    for (int i = 0; i < count; i++) {
+        cr_name_get(&waits->co, name, sizeof(name));
+        cr__symbol_of((void *)waits->co.entry, function, sizeof(function));
+        cr__report(fd, "  coroutine %u%s%s%s in %s waits for mutex %p, held by coroutine %u\n", waits->co.id, *name ? " \"" : "", name,
+                   *name ? "\"" : "", function, wanted, holders[i]->co.id);
+        wanted = (const void *)holders[i]->node.object;
+        waits = holders[i];
+    }
+}
+
+/* me waits for m already. Pins the holders along the way; returns whether the way leads back to me. */
+static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m)
+{
+    struct cr__record *pinned[LONGEST_CYCLE];
+    int count = 0;
+    bool cycle = false;
+    if (!w->alone)
+        cr__spin_lock(&walk_lock);
+    for (struct cr_mutex *wanted = m; count < LONGEST_CYCLE;) {
+        struct cr_co *owner = owner_of(wanted);
+        if (!owner)
+            break;
+        struct cr__record *holder = cr__record_of(owner);
+        cycle = holder == me;
+        if (cycle || !cr__park_pin(&holder->word, CR__WAIT_MUTEX))
+            break;
+        pinned[count++] = holder;
+        if (owner_of(wanted) != owner)
+            break; /* it held it when we looked, but waits for another by now */
+        wanted = (struct cr_mutex *)holder->node.object;
+    }
+    if (cycle) {
+        pinned[count] = me;
+        tell_cycle(w, me, m, pinned, count + 1);
+    }
+    for (int i = 0; i < count; i++)
+        cr__park_unpin(&pinned[i]->word);
+    if (!w->alone)
+        cr__spin_unlock(&walk_lock);
+    return cycle;
+}
+
+static bool owner_waits(const struct cr_mutex *m)
+{
+    struct cr_co *owner = owner_of(m);
+    if (!owner)
+        return false;
+    uint32_t word = atomic_load_explicit(&cr__record_of(owner)->word, memory_order_relaxed);
+    return (word & CR__STATE) == CR__WAITING && cr__park_kind(word) == CR__WAIT_MUTEX;
+}
+
+/* ---- Locking ------------------------------------------------------------------------------------------------ */
+
+struct attempt {
+    struct cr_mutex *m;
+    struct cr__record *me;
+    int64_t deadline_ns;
+    int64_t since_ns;
+    bool woken;    /* it has waited, and is the one that WOKEN speaks of */
+    bool stubborn; /* waits on though it closes a cycle: that has been told */
+};
+
+/* Out of the queue, without the mutex. */
+static void leave(struct cr__worker *w, struct attempt *a)
+{
+    cr__lock(w, cr__spin_of(&a->m->_spin));
+    cr__waiters_remove(&a->m->_waiters, &a->me->node);
+    if (cr__waiters_empty(&a->m->_waiters))
+        word_clear(w, a->m, WAITERS);
+    cr__unlock(w, cr__spin_of(&a->m->_spin));
+}
+
+/* Says that it waits, and is no longer on its way; or takes the mutex, if that is free after all. */
+static bool take_or_announce(struct cr__worker *w, struct attempt *a)
+{
+    unsigned woken = a->woken ? WOKEN : 0, old = word_get(a->m), new;
+    bool starved = a->woken && w->now_ns - a->since_ns > STARVED_NS;
+    do
+        new = old & LOCKED ? ((old | WAITERS) & ~woken) | (starved ? STARVING : 0) : (old | LOCKED) & ~woken;
+    while (!word_swap(w, a->m, &old, new));
+    if (old & LOCKED)
+        return false;
+    owner_set(a->m, &a->me->co);
+    return true;
+}
+
+/* Gives up before it has suspended. The lock is held. */
+static void retract(struct cr__worker *w, struct attempt *a)
+{
+    if (cr__waiters_empty(&a->m->_waiters))
+        word_clear(w, a->m, WAITERS | STARVING);
+}
+
+/* One round: takes the mutex (0), or waits until woken to try again (1), or has it handed over (0). */
+static int wait_round(struct cr__worker *w, struct attempt *a)
+{
+    struct cr_mutex *m = a->m;
+    cr__lock(w, cr__spin_of(&m->_spin));
+    int r = take_or_announce(w, a);
+    if (!r) {
+        r = cr__wait_begin(w, a->me, CR__WAIT_MUTEX, m, a->deadline_ns);
+        if (r < 0)
+            retract(w, a);
+        else if (a->woken)
+            cr__waiters_push_front(&m->_waiters, &a->me->node);
+        else
+            cr__waiters_push(&m->_waiters, &a->me->node);
+        a->woken = false;
+    } else {
+        r = 1;
+    }
+    cr__unlock(w, cr__spin_of(&m->_spin));
+    if (r != 0)
+        return r < 0 ? r : 0;
+    if (!w->alone)
+        atomic_thread_fence(memory_order_seq_cst); /* waiting comes before looking: see above */
+    if (CR__UNLIKELY(owner_waits(m)) && closes_cycle(w, a->me, m) && !a->stubborn && cr__park_abandon(&a->me->word, w->alone)) {
+        leave(w, a);
+        return -EDEADLK;
+    }
+    r = cr__wait_suspend(w, a->me, a->deadline_ns);
+    w = cr__worker_here();
+    if (r < 0) {
+        leave(w, a);
+        return r;
+    }
+    if (owner_of(m) == &a->me->co)
+        return 0;
+    a->woken = true;
+    return 1;
+}
+
+static CR__NOINLINE int lock_slowly(struct cr__worker *w, struct attempt a)
+{
+    int r;
+    if (owner_of(a.m) == &a.me->co)
+        return -EDEADLK;
+    a.since_ns = w->now_ns;
+    while ((r = wait_round(w, &a)) == 1)
+        w = cr__worker_here();
+    return r;
+}
+
+int cr_mutex_lock_until(struct cr_mutex *m, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    return CR__LIKELY(take(w, m, me)) ? 0 : lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = deadline_ns});
+}
+
+int cr_mutex_lock(struct cr_mutex *m)
+{
+    return cr_mutex_lock_until(m, CR_FOREVER);
+}
+
+int cr_mutex_lock_try(struct cr_mutex *m)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, CR__NOW);
+    if (!me)
+        return -EPERM;
+    return take(w, m, me) ? 0 : owner_of(m) == &me->co ? -EDEADLK : -EBUSY;
+}
+
+/* ---- Unlocking ---------------------------------------------------------------------------------------------- */
+
+/* Somebody starves: the mutex stays locked, and is the first waiter's from now on. Returns whether there was one. */
+static bool hand_over(struct cr__worker *w, struct cr_mutex *m)
+{
+    cr__lock(w, cr__spin_of(&m->_spin));
+    struct cr__record *next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
+    owner_set(m, next ? &next->co : NULL);
+    word_clear(w, m, STARVING | (cr__waiters_empty(&m->_waiters) ? WAITERS : 0));
+    if (next)
+        cr__ready(w, next);
+    cr__unlock(w, cr__spin_of(&m->_spin));
+    return next != NULL;
+}
+
+/* The mutex is free, and nobody is on its way: unless that has changed, wakes one. Who has taken it meanwhile will. */
+static CR__NOINLINE void wake_one(struct cr__worker *w, struct cr_mutex *m)
+{
+    cr__lock(w, cr__spin_of(&m->_spin));
+    unsigned old = word_get(m);
+    while (!(old & (LOCKED | WOKEN)) && (old & WAITERS)) {
+        if (!word_swap(w, m, &old, old | WOKEN))
+            continue;
+        struct cr__record *next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
+        word_clear(w, m, (next ? 0 : WOKEN) | (cr__waiters_empty(&m->_waiters) ? WAITERS : 0));
+        if (next)
+            cr__ready(w, next);
+        break;
+    }
+    cr__unlock(w, cr__spin_of(&m->_spin));
+}
+
+int cr_mutex_unlock(struct cr_mutex *m)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me || owner_of(m) != &me->co)
+        return -EPERM;
+    if (CR__UNLIKELY(word_get(m) & STARVING) && hand_over(w, m))
+        return 0;
+    owner_set(m, NULL);
+    unsigned old = word_clear(w, m, LOCKED);
+    if (CR__UNLIKELY((old & (WAITERS | WOKEN)) == WAITERS))
+        wake_one(w, m);
+    return 0;
+}
+
+/* ---- Condition variable ------------------------------------------------------------------------------------- */
+
+/* Locks it whatever comes. */
+static void lock_again(struct cr_mutex *m)
+{
+    struct cr__worker *w = NULL;
+    struct cr__record *me = cr__running(&w);
+    struct cr__mask mask = cr__mask(me, CR_FOREVER);
+    if (!take(w, m, me))
+        (void)!lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = CR_FOREVER, .stubborn = true});
+    cr__unmask(me, mask);
+}
+
+int cr_cond_wait_until(struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me || owner_of(m) != &me->co)
+        return -EPERM;
+    cr__lock(w, cr__spin_of(&cond->_spin));
+    int r = cr__wait_begin(w, me, CR__WAIT_COND, cond, deadline_ns);
+    if (r == 0)
+        cr__waiters_push(&cond->_waiters, &me->node);
+    cr__unlock(w, cr__spin_of(&cond->_spin));
+    if (r < 0)
+        return r;
+    (void)!cr_mutex_unlock(m);
+    r = cr__wait_suspend(w, me, deadline_ns);
+    if (r < 0) {
+        w = cr__worker_here();
+        cr__lock(w, cr__spin_of(&cond->_spin));
+        cr__waiters_remove(&cond->_waiters, &me->node);
+        cr__unlock(w, cr__spin_of(&cond->_spin));
+    }
+    lock_again(m);
+    return r;
+}
+
+int cr_cond_wait(struct cr_cond *cond, struct cr_mutex *m)
+{
+    return cr_cond_wait_until(cond, m, CR_FOREVER);
+}
+
+static void wake_waiters(struct cr_cond *cond, bool all)
+{
+    struct cr__worker *w = cr__worker_here();
+    struct cr__record *record;
+    if (!w)
+        return;
+    cr__lock(w, cr__spin_of(&cond->_spin));
+    while ((record = cr__waiters_claim(w, &cond->_waiters, CR__WOKEN)) != NULL) {
+        cr__ready(w, record);
+        if (!all)
+            break;
+    }
+    cr__unlock(w, cr__spin_of(&cond->_spin));
+}
+
+void cr_cond_signal(struct cr_cond *cond)
+{
+    wake_waiters(cond, false);
+}
+
+void cr_cond_broadcast(struct cr_cond *cond)
+{
+    wake_waiters(cond, true);
+}

@@ -1,0 +1,144 @@
+/* What coroutines share and say to each other: locks, channels, scopes. Everything is built of the same three: a one-byte lock around a few
+ * fields, a queue of waiters, and parking.
+ *
+ * A queue holds nodes, which lie in the records of those who wait (or, for select, beside them). Invariants:
+ *   1. A waker takes a node out of the queue, claims its coroutine's wait, hands over, makes it ready: all under the lock.
+ *      If the claim is lost (timeout, cancellation), the next one's turn has come.
+ *   2. Whoever waited and was not woken takes its node out itself, under the lock, before it goes on.
+ *   3. After a wake the coroutine touches what it waited for no more, unless the call says so: it may be gone. */
+#ifndef CR__SYNC_H
+#define CR__SYNC_H
+
+#include "sched/sched.h"
+
+#include <crore/chan.h>
+#include <crore/scope.h>
+#include <crore/sync.h>
+
+/* ---- Not being cancelled for a while (scope.c) -------------------------------------------------------------- */
+
+struct cr__mask {
+    bool masked;
+    int64_t bound_ns;
+};
+
+/* From here on the running coroutine's waits don't fail for being cancelled, nor by their scope's deadline, but are bounded by bound_ns. Undo with
+ * _unmask, in brackets. */
+struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns);
+void cr__unmask(struct cr__record *me, struct cr__mask before);
+
+/* What `sync` keeps with a coroutine, made on demand (scope.c). */
+struct cr__extra {
+    struct cr__co_above above;
+    struct cr_co *co;
+    struct cr_scope *member_of;          /* the scope that joins it */
+    struct cr__extra *next, **link;      /* among that scope's */
+    struct cr_scope *innermost;          /* that it has opened */
+    unsigned masks;                      /* open brackets of cr_cancel_mask */
+    struct cr__mask mask;                /* of the outermost one */
+    struct cr__select_node *cases;       /* select's; the node's type is the room's own (chan.h) */
+    int case_count, case_won, case_result;
+};
+
+/* NULL: no memory. */
+struct cr__extra *cr__extra_of(struct cr_co *co);
+
+/* ---- Queues of waiters -------------------------------------------------------------------------------------- */
+
+static inline _Atomic uint8_t *cr__spin_of(unsigned *spin)
+{
+    return (_Atomic uint8_t *)(void *)spin;
+}
+
+static inline bool cr__waiters_empty(const struct cr_waiters *q)
+{
+    return !q->_first;
+}
+
+static inline void cr__waiters_push(struct cr_waiters *q, struct cr__wait_node *node)
+{
+    node->next = NULL;
+    node->prev = q->_last;
+    if (node->prev)
+        node->prev->next = node;
+    else
+        q->_first = node;
+    q->_last = node;
+}
+
+static inline void cr__waiters_push_front(struct cr_waiters *q, struct cr__wait_node *node)
+{
+    node->prev = NULL;
+    node->next = q->_first;
+    if (node->next)
+        node->next->prev = node;
+    else
+        q->_last = node;
+    q->_first = node;
+}
+
+/* A node that is in no queue points to itself. */
+static inline void cr__waiters_remove(struct cr_waiters *q, struct cr__wait_node *node)
+{
+    if (node->prev == node)
+        return;
+    if (node->prev)
+        node->prev->next = node->next;
+    else
+        q->_first = node->next;
+    if (node->next)
+        node->next->prev = node->prev;
+    else
+        q->_last = node->prev;
+    node->prev = node;
+}
+
+static inline struct cr__wait_node *cr__waiters_pop(struct cr_waiters *q)
+{
+    struct cr__wait_node *node = q->_first;
+    if (node)
+        cr__waiters_remove(q, node);
+    return node;
+}
+
+/* The record whose own node it is. */
+static inline struct cr__record *cr__waiter_of(struct cr__wait_node *node)
+{
+    return CR__CONTAINER(node, struct cr__record, node);
+}
+
+/* Takes the first one out that still waits, its wait claimed: the caller makes it ready. NULL: nobody. For queues of records' own nodes. */
+static inline struct cr__record *cr__waiters_claim(struct cr__worker *w, struct cr_waiters *q, enum cr__wait_state outcome)
+{
+    struct cr__wait_node *node;
+    while ((node = cr__waiters_pop(q)) != NULL) {
+        struct cr__record *record = cr__waiter_of(node);
+        if (cr__park_claim(&record->word, outcome, w->alone))
+            return record;
+    }
+    return NULL;
+}
+
+/* Waits at the end of q. The caller holds the lock, which is given back. 0; -ETIMEDOUT, -ECANCELED: it is in the queue no more. */
+int cr__waiters_wait(struct cr__worker *w, struct cr__record *me, unsigned *spin, struct cr_waiters *q, enum cr__wait_kind kind,
+                     const void *object, int64_t deadline_ns);
+
+/* The _try form of a call's _until form. */
+static inline int cr__try(int r, int busy)
+{
+    return r == -ETIMEDOUT || r == -ECANCELED ? busy : r;
+}
+#define CR__NOW ((int64_t)0) /* a deadline that has passed */
+
+/* Begins a call that may not have to suspend: the running coroutine, or NULL outside of any. Every 64th yields, but not one that only tries. */
+static inline struct cr__record *cr__enter(struct cr__worker **worker, int64_t deadline_ns)
+{
+    struct cr__record *me = cr__running(worker);
+    if (CR__LIKELY(me != NULL) && CR__UNLIKELY(--(*worker)->io_budget <= 0) && deadline_ns > (*worker)->now_ns) {
+        cr_yield();
+        *worker = cr__worker_here(); /* it may have migrated */
+    }
+    return me;
+}
+
+#endif

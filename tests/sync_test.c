@@ -1,0 +1,384 @@
+/* Locks and their kin, on one worker and on several. */
+#include <crore/crore.h>
+#include <stdatomic.h>
+
+#include "test.h"
+
+static const struct cr_config several = {.workers = 4};
+
+/* Each test runs on one worker and on four. */
+#define TEST_BOTH(name)                                 \
+    static void name(void *unused);                     \
+    TEST(name##_on_one_worker)                          \
+    {                                                   \
+        CHECK_EQ(cr_run(name, NULL, NULL), 0);          \
+    }                                                   \
+    TEST(name##_on_several)                             \
+    {                                                   \
+        CHECK_EQ(cr_run(name, NULL, &several), 0);      \
+    }                                                   \
+    static void name(__attribute__((unused)) void *unused)
+
+static _Atomic long done;
+
+static void wait_done(long n)
+{
+    while (done < n)
+        CHECK_EQ(cr_sleep(50 * CR_US), 0);
+}
+
+/* ---- Mutex -------------------------------------------------------------------------------------------------- */
+
+static struct cr_mutex mutex;
+static long protected_count;
+
+static void counts_under_lock(void *arg)
+{
+    for (int i = 0; i < (int)(intptr_t)arg; i++) {
+        CHECK_EQ(cr_mutex_lock(&mutex), 0);
+        long before = protected_count;
+        if (i % 16 == 0)
+            cr_yield();
+        protected_count = before + 1;
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    }
+    done++;
+}
+
+TEST_BOTH(a_mutex_lets_one_in_at_a_time)
+{
+    for (int i = 0; i < 100; i++)
+        CHECK_EQ(cr_go(counts_under_lock, (void *)(intptr_t)200), 0);
+    wait_done(100);
+    CHECK_EQ(protected_count, 20000);
+}
+
+static void tries_foreign_lock(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_mutex_lock_try(&mutex), -EBUSY);
+    CHECK_EQ(cr_mutex_unlock(&mutex), -EPERM);
+    CHECK_EQ(cr_mutex_lock_until(&mutex, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_mutex_lock_until(&mutex, 0), -ETIMEDOUT);
+    done++;
+}
+
+TEST_BOTH(who_does_not_hold_a_mutex_can_not_unlock_it)
+{
+    CHECK_EQ(cr_mutex_unlock(&mutex), -EPERM);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), -EDEADLK);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), -EDEADLK);
+    CHECK_EQ(cr_go(tries_foreign_lock, NULL), 0);
+    wait_done(1);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+}
+
+static struct cr_mutex forks[3];
+static _Atomic int deadlocks;
+
+static void takes_two(void *arg)
+{
+    int first = (int)(intptr_t)arg, second = (first + 1) % 3;
+    CHECK_EQ(cr_mutex_lock(&forks[first]), 0);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    int r = cr_mutex_lock(&forks[second]);
+    if (r == 0)
+        CHECK_EQ(cr_mutex_unlock(&forks[second]), 0);
+    else
+        deadlocks++;
+    CHECK(r == 0 || r == -EDEADLK);
+    CHECK_EQ(cr_mutex_unlock(&forks[first]), 0);
+    done++;
+}
+
+static void dine(void *unused)
+{
+    (void)unused;
+    static const struct cr_attr attr = {.name = "philosopher"};
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(cr_spawn(NULL, takes_two, (void *)(intptr_t)i, &attr), 0);
+    wait_done(3);
+}
+
+static void check_dinner(unsigned workers)
+{
+    int ends[2];
+    char text[4096] = "";
+    CHECK_EQ(pipe(ends), 0);
+    CHECK_EQ(cr_run(dine, NULL, &(struct cr_config){.workers = workers, .report_fd = ends[1]}), 0);
+    CHECK(read(ends[0], text, sizeof(text) - 1) > 0);
+    CHECK_EQ(deadlocks, 1);
+    CHECK(strstr(text, "deadlock: a cycle"));
+    CHECK(strstr(text, "\"philosopher\""));
+    CHECK(strstr(text, "held by coroutine"));
+}
+
+TEST(a_cycle_of_holders_is_told_and_one_of_them_gets_the_error_on_one_worker)
+{
+    check_dinner(1);
+}
+
+TEST(a_cycle_of_holders_is_told_and_one_of_them_gets_the_error_on_several)
+{
+    check_dinner(3);
+}
+
+static void locks_cancelled(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_mutex_lock(&mutex), -ECANCELED);
+    done++;
+}
+
+TEST_BOTH(who_is_cancelled_or_late_leaves_the_queue_of_a_mutex)
+{
+    struct cr_co *waits[8];
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(cr_spawn(&waits[i], locks_cancelled, NULL, NULL), 0);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(cr_cancel(waits[i]), 0);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(cr_join(waits[i]), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+}
+
+/* ---- Condition variable ------------------------------------------------------------------------------------- */
+
+static struct cr_cond cond;
+static int tokens;
+
+static void takes_tokens(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 50; i++) {
+        CHECK_EQ(cr_mutex_lock(&mutex), 0);
+        while (tokens == 0)
+            CHECK_EQ(cr_cond_wait(&cond, &mutex), 0);
+        tokens--;
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    }
+    done++;
+}
+
+TEST_BOTH(a_condition_variable_wakes_those_that_wait)
+{
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_go(takes_tokens, NULL), 0);
+    for (int i = 0; i < 1000; i++) {
+        CHECK_EQ(cr_mutex_lock(&mutex), 0);
+        tokens++;
+        cr_cond_signal(&cond);
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+        if (i % 10 == 0)
+            cr_yield();
+    }
+    wait_done(20);
+    CHECK_EQ(tokens, 0);
+    CHECK_EQ(cr_cond_wait(&cond, &mutex), -EPERM);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_cond_wait_until(&cond, &mutex, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0); /* held again */
+}
+
+/* ---- Readers and writers ------------------------------------------------------------------------------------ */
+
+static struct cr_rwlock rwlock;
+static _Atomic int readers, writers, most_readers;
+
+static void reads_or_writes(void *arg)
+{
+    bool writes = (intptr_t)arg % 5 == 0;
+    for (int i = 0; i < 50; i++) {
+        CHECK_EQ(writes ? cr_rwlock_wrlock(&rwlock) : cr_rwlock_rdlock(&rwlock), 0);
+        if (writes) {
+            CHECK_EQ(writers++, 0);
+            CHECK_EQ(readers, 0);
+        } else {
+            CHECK_EQ(writers, 0);
+            int now = ++readers;
+            if (now > most_readers)
+                most_readers = now;
+        }
+        cr_yield();
+        if (writes)
+            writers--;
+        else
+            readers--;
+        CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    }
+    done++;
+}
+
+TEST_BOTH(readers_share_and_writers_are_alone)
+{
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(cr_go(reads_or_writes, (void *)(intptr_t)i), 0);
+    wait_done(40);
+    CHECK(most_readers > 1);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), -EPERM);
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), -EDEADLK);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), -EBUSY);
+    CHECK_EQ(cr_rwlock_rdlock_try(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+static void writes_late(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_wrlock_until(&rwlock, cr_after(2 * CR_MS)), -ETIMEDOUT);
+    done++;
+}
+
+static void reads_behind(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_sleep(CR_MS / 2), 0);
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    done++;
+}
+
+TEST_BOTH(a_writer_that_gives_up_lets_the_readers_behind_it_in)
+{
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_go(writes_late, NULL), 0);
+    CHECK_EQ(cr_go(reads_behind, NULL), 0);
+    wait_done(2);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+/* ---- Semaphore, wait group, once, barrier ------------------------------------------------------------------- */
+
+static struct cr_sem sem;
+static _Atomic int inside;
+
+static void takes_permit(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(cr_sem_wait(&sem), 0);
+        CHECK(++inside <= 3);
+        cr_yield();
+        inside--;
+        CHECK_EQ(cr_sem_post(&sem, 1), 0);
+    }
+    done++;
+}
+
+TEST_BOTH(a_semaphore_has_so_many_permits)
+{
+    CHECK_EQ(cr_sem_wait_try(&sem), -EBUSY);
+    CHECK_EQ(cr_sem_wait_until(&sem, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_sem_post(&sem, 3), 0);
+    for (int i = 0; i < 30; i++)
+        CHECK_EQ(cr_go(takes_permit, NULL), 0);
+    wait_done(30);
+    CHECK_EQ(sem.count, 3);
+    CHECK_EQ(cr_sem_post(&sem, ~0u), -EOVERFLOW);
+    CHECK_EQ(sem.count, 3);
+}
+
+static struct cr_waitgroup group;
+
+static void works(void *unused)
+{
+    (void)unused;
+    cr_yield();
+    done++;
+    CHECK_EQ(cr_waitgroup_done(&group), 0);
+}
+
+TEST_BOTH(a_wait_group_waits_for_all)
+{
+    for (int round = 1; round <= 10; round++) {
+        CHECK_EQ(cr_waitgroup_add(&group, 50), 0);
+        for (int i = 0; i < 50; i++)
+            CHECK_EQ(cr_go(works, NULL), 0);
+        CHECK_EQ(cr_waitgroup_wait(&group), 0);
+        CHECK_EQ(done, round * 50);
+    }
+    CHECK_EQ(cr_waitgroup_done(&group), -EINVAL);
+    CHECK_EQ(cr_waitgroup_add(&group, 1), 0);
+    CHECK_EQ(cr_waitgroup_wait_try(&group), -EBUSY);
+    CHECK_EQ(cr_waitgroup_wait_until(&group, cr_after(CR_MS)), -ETIMEDOUT);
+}
+
+static struct cr_once once;
+static _Atomic int initialised;
+
+static void initialises(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_once(&once, initialises, NULL), -EDEADLK);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    initialised++;
+}
+
+static void needs_it(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_once(&once, initialises, NULL), 0);
+    CHECK_EQ(initialised, 1);
+    done++;
+}
+
+TEST_BOTH(once_is_once_and_the_others_wait_for_it)
+{
+    for (int i = 0; i < 50; i++)
+        CHECK_EQ(cr_go(needs_it, NULL), 0);
+    wait_done(50);
+    CHECK_EQ(initialised, 1);
+}
+
+static struct cr_barrier barrier;
+static _Atomic int arrived, last_ones;
+
+static void marches(void *unused)
+{
+    (void)unused;
+    for (int round = 1; round <= 20; round++) {
+        arrived++;
+        int r = cr_barrier_wait(&barrier, 10);
+        CHECK(r == 0 || r == 1);
+        last_ones += r;
+        CHECK(arrived >= 10 * round);
+    }
+    done++;
+}
+
+TEST_BOTH(a_barrier_holds_until_all_are_there)
+{
+    CHECK_EQ(cr_barrier_wait(&barrier, 0), -EINVAL);
+    CHECK_EQ(cr_barrier_wait_until(&barrier, 2, cr_after(CR_MS)), -ETIMEDOUT);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(cr_go(marches, NULL), 0);
+    wait_done(10);
+    CHECK_EQ(last_ones, 20);
+    CHECK_EQ(cr_barrier_wait(&barrier, 1), 1);
+}
+
+TEST(outside_a_coroutine_locks_are_refused)
+{
+    CHECK_EQ(cr_mutex_lock(&mutex), -EPERM);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), -EPERM);
+    CHECK_EQ(cr_mutex_unlock(&mutex), -EPERM);
+    CHECK_EQ(cr_cond_wait(&cond, &mutex), -EPERM);
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), -EPERM);
+    CHECK_EQ(cr_sem_wait(&sem), -EPERM);
+    CHECK_EQ(cr_sem_post(&sem, 1), -EPERM);
+    CHECK_EQ(cr_waitgroup_wait(&group), -EPERM);
+    CHECK_EQ(cr_once(&once, initialises, NULL), -EPERM);
+    CHECK_EQ(cr_barrier_wait(&barrier, 1), -EPERM);
+    cr_cond_signal(&cond);
+}
