@@ -136,7 +136,7 @@ static bool steal_from_any(struct cr__worker *w)
         struct cr__worker *victim = s->workers[(first + i) % s->count];
         if (victim == w || cr__runq_length(&victim->stealable) == 0)
             continue;
-        uint32_t n = cr__runq_steal(&w->stealable, &victim->stealable);
+        unsigned n = cr__runq_steal(&w->stealable, &victim->stealable);
         if (n > 0) {
             w->elsewhere |= CR__IN_RING;
             cr__count(&w->counters.steals, n);
@@ -401,6 +401,8 @@ static int sleep_until_something(struct cr__worker *w)
 static void house_keeping(struct cr__worker *w)
 {
     cr__count(&w->turns, 1);
+    if (w->elsewhere & (CR__IN_FRESH | CR__IN_RING))
+        cr__age(w);
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0) && cr__stack_take_returned(&w->stacks)) {
         while (w->starving > 0)

@@ -1,13 +1,17 @@
-/* The run queue of what may be stolen: coroutines that have not started, and those that may migrate. A ring, first in, first out: the owner
- * pushes and pops, thieves take half. What has started and stays is not here, but in a list that nobody else sees.
+/* The run queue of what may be stolen: coroutines that have not started, and those that may migrate. A bounded deque: the owner pushes and pops at the
+ * young end, so that a tree of spawns is worked off depth first, in memory that is warm, with few stacks open; thieves take half from the old end,
+ * where the large parts of such a tree lie. What has started and stays is not here, but in a list that nobody else sees.
  *
- * head and tail count up and wrap; the entries are [head, tail). Invariants:
- *   1. Only the owner moves tail. head is moved by a compare-and-swap, the owner's or a thief's: who moves it owns the entries that it passed.
- *   2. A slot is overwritten only after head has passed it: a thief that copied it before that and loses the swap throws its copy away.
- *   3. A thief copies into free slots of its own ring, where nobody looks before it moves its tail.
+ * Both ends and a version are one word, and each change of it is one compare-and-swap. Invariants:
+ *   1. Who moves an end over an entry owns it.
+ *   2. The version counts each change: a thief whose copies are of an older state, even if both ends are where they were, loses its swap and throws the
+ *      copies away.
+ *   3. A thief writes its copies into free slots of its own deque, where nobody looks before it moves the end.
  *
- * Source: the run queue of Go's scheduler (Vyukov, 2012); the ring of fixed size never grows, what does not fit goes to the injection queue.
- * Rejected: Chase and Lev's deque (the owner takes the newest first: unfair to the oldest; and it needs a sequentially consistent fence at each pop). */
+ * Source: the bounded ring whose thieves take half is that of Go's scheduler (Vyukov, 2012); the ends, youngest for the owner and oldest for thieves, are Blumofe and
+ * Leiserson's, "Scheduling Multithreaded Computations by Work Stealing", JACM 1999. Rejected: first in, first out for the owner, too (a tree of a million is
+ * opened breadth first: a hundred thousand stacks at once, instead of sixty); Chase and Lev's deque (a sequentially consistent fence at each pop, one
+ * entry a theft). */
 #ifndef CR__RUNQ_H
 #define CR__RUNQ_H
 
@@ -16,92 +20,124 @@
 #include "base/base.h"
 
 #ifndef CR__RUNQ_SLOTS
-#define CR__RUNQ_SLOTS 256u /* a power of two; the model tests take 4 */
+#define CR__RUNQ_SLOTS 256u /* a power of two below 2^15; the model tests take 4 */
 #endif
 
 struct cr_co;
 
 struct cr__runq {
-    _Alignas(CR__CACHE_LINE) _Atomic uint32_t head;
-    _Alignas(CR__CACHE_LINE) _Atomic uint32_t tail;
+    _Alignas(CR__CACHE_LINE) _Atomic uint64_t ends; /* struct cr__runq_ends, packed */
     _Atomic(struct cr_co *) slots[CR__RUNQ_SLOTS];
 };
 
-static inline _Atomic(struct cr_co *) *cr__runq_slot(struct cr__runq *q, uint32_t i)
+/* The entries are [oldest, next): both count up, and wrap. */
+struct cr__runq_ends {
+    uint16_t oldest, next;
+    uint32_t version;
+};
+
+static inline struct cr__runq_ends cr__runq_unpack(uint64_t word)
+{
+    return (struct cr__runq_ends){(uint16_t)word, (uint16_t)(word >> 16), (uint32_t)(word >> 32)};
+}
+
+static inline uint64_t cr__runq_pack(struct cr__runq_ends ends)
+{
+    return (uint64_t)(ends.version + 1) << 32 | (uint64_t)ends.next << 16 | ends.oldest;
+}
+
+static inline _Atomic(struct cr_co *) *cr__runq_slot(struct cr__runq *q, uint16_t i)
 {
     return &q->slots[i % CR__RUNQ_SLOTS];
 }
 
-/* How many there seem to be; others change it at any time. */
-static inline uint32_t cr__runq_length(struct cr__runq *q)
+static inline unsigned cr__runq_count(struct cr__runq_ends ends)
 {
-    uint32_t head = atomic_load_explicit(&q->head, memory_order_relaxed);
-    uint32_t n = atomic_load_explicit(&q->tail, memory_order_relaxed) - head;
-    return n <= CR__RUNQ_SLOTS ? n : 0;
+    return (uint16_t)(ends.next - ends.oldest);
+}
+
+/* How many there seem to be; others change it at any time. */
+static inline unsigned cr__runq_length(struct cr__runq *q)
+{
+    return cr__runq_count(cr__runq_unpack(atomic_load_explicit(&q->ends, memory_order_relaxed)));
 }
 
 /* By the owner. False: full. */
 static inline bool cr__runq_push(struct cr__runq *q, struct cr_co *co)
 {
-    uint32_t tail = atomic_load_explicit(&q->tail, memory_order_relaxed);
-    /* acquire: a thief has read the slots that it freed; pairs with the release of the swaps of head */
-    if (tail - atomic_load_explicit(&q->head, memory_order_acquire) >= CR__RUNQ_SLOTS)
-        return false;
-    atomic_store_explicit(cr__runq_slot(q, tail), co, memory_order_relaxed);
-    atomic_store_explicit(&q->tail, tail + 1, memory_order_release); /* pairs with the acquire in steal */
+    /* acquire: a thief has read the slots that it freed; pairs with the release in steal */
+    uint64_t word = atomic_load_explicit(&q->ends, memory_order_acquire), new;
+    do {
+        struct cr__runq_ends ends = cr__runq_unpack(word);
+        if (cr__runq_count(ends) == CR__RUNQ_SLOTS)
+            return false;
+        atomic_store_explicit(cr__runq_slot(q, ends.next), co, memory_order_relaxed);
+        ends.next++;
+        new = cr__runq_pack(ends);
+        /* release: the entry, and what it points to; pairs with the acquire in steal */
+    } while (!atomic_compare_exchange_weak_explicit(&q->ends, &word, new, memory_order_release, memory_order_acquire));
     return true;
 }
 
-/* By the owner. NULL: empty. */
+/* By the owner: the youngest. NULL: empty. */
 static inline struct cr_co *cr__runq_pop(struct cr__runq *q)
 {
-    uint32_t tail = atomic_load_explicit(&q->tail, memory_order_relaxed);
-    uint32_t head = atomic_load_explicit(&q->head, memory_order_relaxed);
-    while (head != tail) {
-        struct cr_co *co = atomic_load_explicit(cr__runq_slot(q, head), memory_order_relaxed);
-        if (atomic_compare_exchange_weak_explicit(&q->head, &head, head + 1, memory_order_relaxed, memory_order_relaxed))
-            return co;
-    }
-    return NULL;
+    uint64_t word = atomic_load_explicit(&q->ends, memory_order_relaxed), new;
+    struct cr_co *co;
+    do {
+        struct cr__runq_ends ends = cr__runq_unpack(word);
+        if (cr__runq_count(ends) == 0)
+            return NULL;
+        ends.next--;
+        co = atomic_load_explicit(cr__runq_slot(q, ends.next), memory_order_relaxed); /* the owner's own store */
+        new = cr__runq_pack(ends);
+    } while (!atomic_compare_exchange_weak_explicit(&q->ends, &word, new, memory_order_relaxed, memory_order_relaxed));
+    return co;
 }
 
-/* By the owner, to make room: takes up to `most` of the oldest; returns how many. */
-static inline uint32_t cr__runq_pop_some(struct cr__runq *q, struct cr_co **out, uint32_t most)
+/* By the owner: up to `most` of the oldest, in their order; returns how many. */
+static inline unsigned cr__runq_pop_oldest(struct cr__runq *q, struct cr_co **out, unsigned most)
 {
-    uint32_t tail = atomic_load_explicit(&q->tail, memory_order_relaxed);
-    uint32_t head = atomic_load_explicit(&q->head, memory_order_relaxed), n;
+    uint64_t word = atomic_load_explicit(&q->ends, memory_order_relaxed), new;
+    unsigned n;
     do {
-        n = tail - head < most ? tail - head : most;
-        for (uint32_t i = 0; i < n; i++)
-            out[i] = atomic_load_explicit(cr__runq_slot(q, head + i), memory_order_relaxed);
-    } while (n > 0 && !atomic_compare_exchange_weak_explicit(&q->head, &head, head + n, memory_order_relaxed, memory_order_relaxed));
+        struct cr__runq_ends ends = cr__runq_unpack(word);
+        n = cr__runq_count(ends) < most ? cr__runq_count(ends) : most;
+        if (n == 0)
+            return 0;
+        for (unsigned i = 0; i < n; i++)
+            out[i] = atomic_load_explicit(cr__runq_slot(q, (uint16_t)(ends.oldest + i)), memory_order_relaxed);
+        ends.oldest = (uint16_t)(ends.oldest + n);
+        new = cr__runq_pack(ends);
+    } while (!atomic_compare_exchange_weak_explicit(&q->ends, &word, new, memory_order_relaxed, memory_order_relaxed));
     return n;
 }
 
-/* Moves half of the victim's entries, rounded up, to the end of the caller's own, empty ring. Returns how many. */
-static inline uint32_t cr__runq_steal(struct cr__runq *mine, struct cr__runq *victim)
+/* Moves half of the victim's entries, the older ones, rounded up, to the end of the caller's own, empty deque. Returns how many. */
+static inline unsigned cr__runq_steal(struct cr__runq *mine, struct cr__runq *victim)
 {
-    uint32_t to = atomic_load_explicit(&mine->tail, memory_order_relaxed);
-    uint32_t head = atomic_load_explicit(&victim->head, memory_order_relaxed), n;
+    /* acquire: others have read the slots of ours that they freed */
+    uint64_t my_word = atomic_load_explicit(&mine->ends, memory_order_acquire);
+    struct cr__runq_ends to = cr__runq_unpack(my_word);
+    /* acquire: the entries, and what they point to; pairs with the release in push */
+    uint64_t word = atomic_load_explicit(&victim->ends, memory_order_acquire), new;
+    unsigned n;
     do {
-        /* acquire: the entries, and what they point to; pairs with the release in push */
-        uint32_t available = atomic_load_explicit(&victim->tail, memory_order_acquire) - head;
-        if (available > CR__RUNQ_SLOTS) { /* head is older than tail: both are looked at again */
-            head = atomic_load_explicit(&victim->head, memory_order_relaxed);
-            n = 0;
-            continue;
-        }
-        n = available - available / 2;
+        struct cr__runq_ends ends = cr__runq_unpack(word);
+        n = cr__runq_count(ends) - cr__runq_count(ends) / 2;
         if (n == 0)
             return 0;
-        for (uint32_t i = 0; i < n; i++)
-            atomic_store_explicit(cr__runq_slot(mine, to + i),
-                                  atomic_load_explicit(cr__runq_slot(victim, head + i), memory_order_relaxed),
+        for (unsigned i = 0; i < n; i++)
+            atomic_store_explicit(cr__runq_slot(mine, (uint16_t)(to.next + i)),
+                                  atomic_load_explicit(cr__runq_slot(victim, (uint16_t)(ends.oldest + i)), memory_order_relaxed),
                                   memory_order_relaxed);
+        ends.oldest = (uint16_t)(ends.oldest + n);
+        new = cr__runq_pack(ends);
         /* release: we have read the slots before their owner may fill them again; pairs with the acquire in push */
-    } while (n == 0 || !atomic_compare_exchange_weak_explicit(&victim->head, &head, head + n, memory_order_release,
-                                                              memory_order_relaxed));
-    atomic_store_explicit(&mine->tail, to + n, memory_order_release);
+    } while (!atomic_compare_exchange_weak_explicit(&victim->ends, &word, new, memory_order_release, memory_order_acquire));
+    to.next = (uint16_t)(to.next + n);
+    /* empty until now: nobody else changes it */
+    atomic_store_explicit(&mine->ends, cr__runq_pack(to), memory_order_release);
     return n;
 }
 

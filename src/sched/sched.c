@@ -5,6 +5,8 @@
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
+#define RING_TURN 16    /* every so often the ring's turn comes while others are ready */
+#define AGED 8          /* with each turn of the loop, so many of the oldest in the ring get into the list */
 #define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
 
 static inline bool migrates(const struct cr__worker *w, const struct cr_co *co)
@@ -14,26 +16,26 @@ static inline bool migrates(const struct cr__worker *w, const struct cr_co *co)
 
 /* ---- What is ready ------------------------------------------------------------------------------------------ */
 
-/* No room in the ring: half of it, and co, go to the runtime's injection queue as one batch. */
-static CR__COLD void overflow(struct cr__worker *w, struct cr_co *co)
+/* No room: the older half goes to the runtime's injection queue, as one batch. */
+static CR__COLD void overflow(struct cr__worker *w)
 {
     struct cr_co *batch[CR__RUNQ_SLOTS / 2];
-    uint32_t n = cr__runq_pop_some(&w->stealable, batch, CR__COUNT(batch));
-    struct cr_co *last = co;
+    unsigned n = cr__runq_pop_oldest(&w->stealable, batch, CR__COUNT(batch));
+    struct cr_co *first = NULL;
     while (n > 0) {
-        batch[--n]->next = last;
-        last = batch[n];
+        batch[--n]->next = first;
+        first = batch[n];
     }
-    co->next = NULL;
-    cr__inject(w->sched, cr__record_of(last));
+    if (first)
+        cr__inject(w->sched, cr__record_of(first));
 }
 
 static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
 {
     w->elsewhere |= CR__IN_RING;
-    if (CR__UNLIKELY(!cr__runq_push(&w->stealable, co)))
-        overflow(w, co);
-    else if (cr__runq_length(&w->stealable) > 1)
+    while (CR__UNLIKELY(!cr__runq_push(&w->stealable, co)))
+        overflow(w);
+    if (cr__runq_length(&w->stealable) > 1)
         cr__sched_offer(w->sched);
 }
 
@@ -49,10 +51,14 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
 /* Onto this worker's own list or ring. */
 void cr__ready_here(struct cr__worker *w, struct cr__record *record)
 {
-    if (is_stealable(w, record))
+    if (is_stealable(w, record)) {
         push_stealable(w, &record->co);
-    else
+    } else if (record->co.stack.top || !w->alone) {
         cr__queue_push(&w->ready, &record->co);
+    } else {
+        cr__queue_push(&w->spawned, &record->co);
+        w->elsewhere |= CR__IN_FRESH;
+    }
 }
 
 /* Where a coroutine that has been woken belongs: NULL: to the caller's worker. */
@@ -171,23 +177,80 @@ static struct cr_co *take_stealable(struct cr__worker *w)
     return co;
 }
 
-/* Next, list and ring: the first goes before the others, but not always; the others take turns. NULL: nothing. */
+/* What one coroutine has spawned before it stopped is a batch, which starts in that order, before older batches. */
+static void take_batch(struct cr__worker *w)
+{
+    if (w->fresh.head) {
+        struct cr__record *first = cr__record_of(w->fresh.head);
+        first->node.next = (void *)w->older;
+        first->node.prev = (void *)w->fresh.tail;
+        w->older = first;
+    }
+    w->fresh = w->spawned;
+    w->spawned.head = NULL;
+}
+
+static void take_older(struct cr__worker *w)
+{
+    struct cr__record *first = w->older;
+    w->older = (void *)first->node.next;
+    w->fresh = (struct cr__queue){&first->co, (void *)first->node.prev};
+}
+
+void cr__age(struct cr__worker *w)
+{
+    if (w->spawned.head)
+        take_batch(w);
+    while (w->fresh.head || w->older) {
+        if (!w->fresh.head)
+            take_older(w);
+        if (w->ready.head)
+            w->ready.tail->next = w->fresh.head;
+        else
+            w->ready.head = w->fresh.head;
+        w->ready.tail = w->fresh.tail;
+        w->fresh.head = NULL;
+    }
+    w->elsewhere &= (uint8_t)~CR__IN_FRESH;
+    struct cr_co *oldest[AGED];
+    unsigned n = w->elsewhere & CR__IN_RING ? cr__runq_pop_oldest(&w->stealable, oldest, AGED) : 0;
+    for (unsigned i = 0; i < n; i++) {
+        adopt(w, oldest[i]);
+        cr__queue_push(&w->ready, oldest[i]);
+    }
+}
+
+static struct cr_co *take_next(struct cr__worker *w)
+{
+    struct cr_co *co = w->next;
+    w->next = NULL;
+    w->elsewhere &= (uint8_t)~CR__IN_NEXT;
+    adopt(w, co);
+    return co;
+}
+
+/* What was handed over first, but not always; then what the last one has spawned; then what has started; then what has not. */
 static struct cr_co *take_elsewhere(struct cr__worker *w)
 {
-    if (w->next && (w->next_streak < NEXT_LIMIT || (!w->ready.head && !(w->elsewhere & CR__IN_RING)))) {
-        struct cr_co *co = w->next;
-        w->next = NULL;
-        w->next_streak++;
-        w->elsewhere &= (uint8_t)~CR__IN_NEXT;
-        adopt(w, co);
-        return co;
-    }
+    if (w->spawned.head)
+        take_batch(w);
+    if (w->next && w->next_streak++ < NEXT_LIMIT)
+        return take_next(w);
     w->next_streak = 0;
-    w->turn = !w->turn;
-    struct cr_co *co = (w->elsewhere & CR__IN_RING) && (w->turn || !w->ready.head) ? take_stealable(w) : NULL;
-    if (!co && w->ready.head)
-        co = cr__queue_pop(&w->ready);
-    return co ? co : w->next ? take_elsewhere(w) : NULL;
+    if (w->fresh.head)
+        return cr__queue_pop(&w->fresh);
+    if (!w->older)
+        w->elsewhere &= (uint8_t)~CR__IN_FRESH;
+    bool turn = ++w->turn % RING_TURN == 0; /* not even those that always yield keep what has not started from starting */
+    struct cr_co *co = (w->elsewhere & CR__IN_RING) && (turn || !w->ready.head) ? take_stealable(w) : NULL;
+    if (co || w->ready.head)
+        return co ? co : cr__queue_pop(&w->ready);
+    if (w->next)
+        return take_next(w);
+    if (!w->older)
+        return NULL;
+    take_older(w);
+    return cr__queue_pop(&w->fresh);
 }
 
 /* Takes the next ready coroutine that has, or gets, a stack. */

@@ -10,9 +10,11 @@
  * Where a ready coroutine of a worker is:
  *     next      one, handed over by who woke it: runs next, but not more than NEXT_LIMIT times in a row while others are ready
  *     ready     started ones that stay: a list that only this worker touches
- *     stealable the ring: not started, or may migrate; what does not fit goes, in batches, to the runtime's injection queue
+ *     stealable the ring: not started, or may migrate; what does not fit goes, in batches, to the runtime's injection queue. The owner takes the youngest
+ *               (so a tree of spawns is worked off depth first), and with each turn of the loop some of the oldest
+ *     spawned, fresh, older: in a runtime of one worker, instead of the ring: batches of what has not started, the youngest batch first, each in its order
  *     inbox     made ready by another worker; moves to one of the others with the next turn of the loop
- * Lists and ring take turns, so that neither starves. A runtime of one worker (`alone`) uses no ring, and no atomic step on its way.
+ * What has started goes before the ring, but not always, so that neither starves; with each turn of the loop all that is fresh gets into the list. A runtime of one worker (`alone`) uses no ring, and no atomic step on its way.
  *
  * Invariants:
  *   1. Whoever claims a wait makes the coroutine ready, once (park.h).
@@ -133,7 +135,7 @@ struct cr__post {
 
 #define CR__FLUSHED 6
 
-enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2 };
+enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4 };
 
 /* Statistics of a worker, which others may read. */
 struct cr__counters {
@@ -153,10 +155,12 @@ struct cr__worker {
     uint8_t elsewhere;           /* of enum cr__elsewhere: where else there may be something ready */
     bool chain;
     bool alone;                  /* the only worker of its runtime */
-    bool turn;                   /* list and ring in turns */
+    uint8_t turn;                /* every so many it is the ring's */
     uint16_t index;
     uint16_t next_streak;
     struct cr_co *next;
+    struct cr__queue spawned, fresh; /* alone: by the running coroutine; the newest batch before that, as far as it has not started */
+    struct cr__record *older;    /* batches before that; the first of each links them by its node, and knows its last */
     struct cr_co *leaving;       /* may migrate, and has just switched to the loop */
     bool leaving_ready;          /* by yielding */
     struct cr_co loop;           /* the worker's own stack as a context */

@@ -5,7 +5,7 @@
 #include "sched/runq.h"
 
 #define COS 6
-#define NEAR_WRAP (UINT32_MAX - 1) /* where head and tail begin: they wrap in each test */
+#define NEAR_WRAP (UINT16_MAX - 1) /* where the ends begin: they wrap in each test */
 
 struct cr_co {
     int made;  /* plain: before it is pushed */
@@ -19,12 +19,12 @@ static int pushed;
 static void reset(void)
 {
     struct cr__runq *const rings[] = {&owned, &stolen, &stolen_again};
-    for (int i = 0; i < 3; i++)
-        rings[i]->head = rings[i]->tail = NEAR_WRAP + (unsigned)i;
-    model_name(&owned.head, "owned.head");
-    model_name(&owned.tail, "owned.tail");
-    model_name(&stolen.head, "stolen.head");
-    model_name(&stolen.tail, "stolen.tail");
+    for (int i = 0; i < 3; i++) {
+        uint16_t begin = (uint16_t)(NEAR_WRAP + i);
+        rings[i]->ends = cr__runq_pack((struct cr__runq_ends){.oldest = begin, .next = begin, .version = UINT32_MAX - 2});
+    }
+    model_name(&owned.ends, "owned.ends");
+    model_name(&stolen.ends, "stolen.ends");
     pushed = 0;
 }
 
@@ -94,8 +94,8 @@ static void fill_and_make_room(void *unused)
     (void)unused;
     push_one();
     push_one();
-    uint32_t n = cr__runq_pop_some(&owned, some, CR__RUNQ_SLOTS / 2);
-    for (uint32_t i = 0; i < n; i++)
+    unsigned n = cr__runq_pop_oldest(&owned, some, CR__RUNQ_SLOTS / 2);
+    for (unsigned i = 0; i < n; i++)
         take(some[i]);
     push_one();
 }
@@ -103,7 +103,7 @@ static void fill_and_make_room(void *unused)
 static void steal(void *unused)
 {
     (void)unused;
-    uint32_t n = cr__runq_steal(&stolen, &owned);
+    unsigned n = cr__runq_steal(&stolen, &owned);
     model_assert(n == cr__runq_length(&stolen));
     for (; n > 0; n--)
         model_assert(pop_from(&stolen));
