@@ -249,3 +249,606 @@ TEST_CO(threads_block_asynchronous_signals)
     CHECK(sigismember(&set, SIGTERM) && sigismember(&set, SIGUSR1));
     CHECK(!sigismember(&set, SIGSEGV));
 }
+
+/* ---- Other threads: spawning -------------------------------------------------------------------------------- */
+
+static void counts(void *unused)
+{
+    (void)unused;
+    atomic_fetch_add(&counter, 1);
+}
+
+struct spawner {
+    struct cr_rt *rt;
+    pthread_t thread;
+    long accepted;
+    int end;
+};
+
+static void *spawns_until_the_end(void *arg)
+{
+    struct spawner *spawner = arg;
+    while ((spawner->end = cr_go_remote(spawner->rt, counts, NULL)) == 0) {
+        if (++spawner->accepted % 64 == 0)
+            usleep(50); /* six are faster than the one worker that takes what they send */
+    }
+    return NULL;
+}
+
+static void sleeps_until_cancelled(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_sleep(100 * CR_SEC), -ECANCELED);
+}
+
+#define SPAWNERS 6
+
+TEST(threads_spawn_while_the_runtime_is_stopped_and_nothing_is_lost)
+{
+    struct cr_mem_stats before;
+    measure(&before);
+    for (int round = 0; round < 20; round++) {
+        struct spawner spawners[SPAWNERS];
+        struct cr_rt *rt;
+        long accepted = 0;
+        counter = 0;
+        CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.workers = round % 3 + 1u}), 0);
+        for (int i = 0; i < SPAWNERS; i++) {
+            spawners[i] = (struct spawner){.rt = rt};
+            CHECK_EQ(pthread_create(&spawners[i].thread, NULL, spawns_until_the_end, &spawners[i]), 0);
+        }
+        CHECK_EQ(cr_rt_start(rt, sleeps_until_cancelled, NULL), 0);
+        usleep((unsigned)(round % 5) * 400);
+        CHECK_EQ(cr_rt_stop(rt), 0);
+        for (int i = 0; i < SPAWNERS; i++) {
+            CHECK_EQ(pthread_join(spawners[i].thread, NULL), 0);
+            CHECK_EQ(spawners[i].end, -ESHUTDOWN);
+            accepted += spawners[i].accepted;
+        }
+        CHECK_EQ(counter, accepted);
+        CHECK_EQ(cr_go_remote(rt, counts, NULL), -ESHUTDOWN);
+        cr_rt_destroy(rt);
+    }
+    check_nothing_leaked(&before);
+}
+
+TEST(a_runtime_that_is_never_started_drops_what_was_sent)
+{
+    struct cr_mem_stats before;
+    struct cr_rt *rt;
+    measure(&before);
+    CHECK_EQ(cr_rt_create(&rt, NULL), 0);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(cr_go_remote(rt, counts, NULL), 0);
+    cr_rt_destroy(rt);
+    CHECK_EQ(counter, 0);
+    check_nothing_leaked(&before);
+    CHECK_EQ(cr_go_remote(NULL, counts, NULL), -EINVAL);
+}
+
+/* Nobody but the thread keeps the runtime awake: that it ends is seen by whoever leaves last. */
+static void *spawns_one(void *rt)
+{
+    CHECK_EQ(cr_go_remote(rt, counts, NULL), 0);
+    return NULL;
+}
+
+TEST(a_runtime_ends_after_the_last_remote_spawn)
+{
+    for (int round = 0; round < 300; round++) {
+        struct cr_rt *rt;
+        pthread_t threads[3];
+        counter = 0;
+        CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.workers = round % 3 + 1u}), 0);
+        for (int i = 0; i < 3; i++)
+            CHECK_EQ(pthread_create(&threads[i], NULL, spawns_one, rt), 0);
+        for (int i = 0; i < 3; i++)
+            CHECK_EQ(pthread_join(threads[i], NULL), 0);
+        CHECK_EQ(cr_rt_start(rt, counts, NULL), 0);
+        CHECK_EQ(cr_rt_wait(rt), 0);
+        CHECK_EQ(counter, 4);
+        cr_rt_destroy(rt);
+    }
+}
+
+/* ---- Other threads: events ---------------------------------------------------------------------------------- */
+
+struct answer {
+    struct cr_rt *rt;
+    struct cr_event there;
+    int value;
+};
+
+static void *answers(void *arg)
+{
+    struct answer *answer = arg;
+    answer->value = 42;
+    CHECK_EQ(cr_event_set_remote(answer->rt, &answer->there), 0);
+    return NULL; /* answer is gone */
+}
+
+static void asks(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 50; i++) {
+        struct answer answer = {.rt = cr_rt_here()};
+        pthread_t thread;
+        CHECK_EQ(pthread_create(&thread, NULL, answers, &answer), 0);
+        CHECK_EQ(pthread_detach(thread), 0);
+        CHECK_EQ(cr_event_wait(&answer.there), 0);
+        CHECK_EQ(answer.value, 42);
+        memset(&answer, 0x55, sizeof(answer));
+    }
+    counts(NULL);
+}
+
+static void many_ask(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(cr_go(asks, NULL), 0);
+}
+
+TEST(an_event_may_leave_its_stack_when_it_has_been_waited_for)
+{
+    CHECK_EQ(cr_run(asks, NULL, NULL), 0);
+    CHECK_EQ(cr_run(many_ask, NULL, &two), 0);
+    CHECK_EQ(counter, 9);
+}
+
+TEST_CO(an_event_stays_set_until_it_is_cleared)
+{
+    struct cr_event event = {0};
+    CHECK_EQ(cr_event_wait_until(&event, 0), -ETIMEDOUT);
+    CHECK_EQ(cr_event_wait_until(&event, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_event_set(&event), 0);
+    CHECK(cr_event_is_set(&event));
+    CHECK_EQ(cr_event_wait_until(&event, 0), 0);
+    CHECK_EQ(cr_event_wait(&event), 0);
+    cr_event_clear(&event);
+    CHECK(!cr_event_is_set(&event));
+    CHECK_EQ(cr_event_set_remote(cr_rt_here(), &event), 0);
+    CHECK_EQ(cr_event_wait(&event), 0);
+    CHECK_EQ(cr_event_set_remote(NULL, &event), -EINVAL);
+}
+
+TEST(outside_of_coroutines_only_remote_calls_are_answered)
+{
+    struct cr_event event = {0};
+    CHECK_EQ(cr_event_wait(&event), -EPERM);
+    CHECK_EQ(cr_event_set(&event), -EPERM);
+    CHECK(cr_rt_here() == NULL);
+    CHECK_EQ(cr_signal_mask(&(sigset_t){0}), -EPERM);
+    CHECK_EQ(cr_child_wait(1, NULL), -EPERM);
+}
+
+/* A queue in the program's own way: an event tells of it. */
+static struct cr_event more;
+static _Atomic long produced, consumed, producing;
+
+static void *produces(void *rt)
+{
+    for (int i = 0; i < 5000; i++) {
+        atomic_fetch_add(&produced, 1);
+        CHECK_EQ(cr_event_set_remote(rt, &more), 0);
+    }
+    atomic_fetch_sub(&producing, 1);
+    CHECK_EQ(cr_event_set_remote(rt, &more), 0);
+    return NULL;
+}
+
+static void joins_thread(void *arg)
+{
+    CHECK_EQ(pthread_join(*(pthread_t *)arg, NULL), 0);
+}
+
+static void consumes(void *unused)
+{
+    (void)unused;
+    pthread_t threads[4];
+    produced = consumed = 0;
+    producing = 4;
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, produces, cr_rt_here()), 0);
+    do {
+        CHECK_EQ(cr_event_wait(&more), 0);
+        cr_event_clear(&more);
+        consumed = produced;
+    } while (producing > 0);
+    consumed = produced;
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(cr_blocking(joins_thread, &threads[i]), 0);
+    CHECK_EQ(consumed, 20000);
+}
+
+TEST(no_set_is_lost)
+{
+    CHECK_EQ(cr_run(consumes, NULL, NULL), 0);
+    CHECK_EQ(cr_run(consumes, NULL, &two), 0);
+}
+
+/* Waits, on whichever worker, that are ended by deadlines and cancellations at the moment at which others set the event. */
+static struct cr_event contended;
+static _Atomic bool over;
+
+static void *sets_and_clears(void *rt)
+{
+    int r = 0;
+    while (!over && r == 0) {
+        r = cr_event_set_remote(rt, &contended);
+        cr_event_clear(&contended);
+    }
+    CHECK(r == 0 || r == -ESHUTDOWN);
+    return NULL;
+}
+
+static void waits_a_little(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 60; i++) {
+        int r = cr_event_wait_until(&contended, cr_after(i % 4 * 10 * CR_US));
+        CHECK(r == 0 || r == -ETIMEDOUT || r == -ECANCELED);
+    }
+    counts(NULL);
+}
+
+static void contends(void *arg)
+{
+    pthread_t threads[2];
+    struct cr_co *cos[24];
+    over = false;
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, sets_and_clears, cr_rt_here()), 0);
+    for (int round = 0; round < 6; round++) {
+        for (int i = 0; i < 24; i++)
+            CHECK_EQ(cr_spawn(&cos[i], waits_a_little, NULL, &(struct cr_attr){.flags = arg && i % 2 ? CR_MIGRATABLE : 0}), 0);
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+        for (int i = 0; i < 24; i += 3)
+            CHECK_EQ(cr_cancel(cos[i]), 0);
+        for (int i = 0; i < 24; i++)
+            CHECK_EQ(cr_join(cos[i]), 0);
+    }
+    over = true;
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(cr_blocking(joins_thread, &threads[i]), 0);
+}
+
+TEST(setting_races_with_deadlines_and_cancellations)
+{
+    struct cr_mem_stats before;
+    measure(&before);
+    CHECK_EQ(cr_run(contends, NULL, NULL), 0);
+    CHECK_EQ(cr_run(contends, &over, &(struct cr_config){.workers = 3}), 0);
+    CHECK_EQ(counter, 2 * 6 * 24);
+    check_nothing_leaked(&before);
+}
+
+static void *sets_until_the_end(void *rt)
+{
+    int r;
+    while ((r = cr_event_set_remote(rt, &contended)) == 0)
+        cr_event_clear(&contended);
+    CHECK_EQ(r, -ESHUTDOWN);
+    return NULL;
+}
+
+static void waits_until_cancelled(void *unused)
+{
+    (void)unused;
+    while (cr_event_wait(&contended) != -ECANCELED)
+        cr_yield();
+}
+
+static void many_wait(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_go(waits_until_cancelled, NULL), 0);
+}
+
+TEST(threads_set_events_while_the_runtime_is_stopped)
+{
+    for (int round = 0; round < 20; round++) {
+        struct cr_rt *rt;
+        pthread_t threads[4];
+        CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.workers = round % 3 + 1u}), 0);
+        CHECK_EQ(cr_rt_start(rt, many_wait, NULL), 0);
+        for (int i = 0; i < 4; i++)
+            CHECK_EQ(pthread_create(&threads[i], NULL, sets_until_the_end, rt), 0);
+        usleep((unsigned)(round % 5) * 400);
+        CHECK_EQ(cr_rt_stop(rt), 0);
+        for (int i = 0; i < 4; i++)
+            CHECK_EQ(pthread_join(threads[i], NULL), 0);
+        cr_rt_destroy(rt);
+        contended = (struct cr_event){0};
+    }
+}
+
+/* ---- Signals ------------------------------------------------------------------------------------------------ */
+
+static sigset_t set_of(int signo)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, signo);
+    return set;
+}
+
+static void waits_for_signals(void *unused)
+{
+    sigset_t usr1 = set_of(SIGUSR1), usr2 = set_of(SIGUSR2), kill_set = set_of(SIGKILL), mask;
+    siginfo_t info;
+    (void)unused;
+    CHECK_EQ(cr_signal_wait_until(&usr1, &info, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(sigqueue(getpid(), SIGUSR1, (union sigval){.sival_int = 7}), 0);
+    CHECK_EQ(cr_signal_wait(&usr1, &info), SIGUSR1);
+    CHECK_EQ(info.si_pid, getpid());
+    CHECK_EQ(info.si_value.sival_int, 7);
+    CHECK_EQ(cr_signal_wait_until(&usr1, NULL, 0), -ETIMEDOUT);
+    CHECK_EQ(cr_signal_wait(&usr2, NULL), -EINVAL); /* not blocked */
+    CHECK_EQ(cr_signal_wait(&kill_set, NULL), -EINVAL);
+    CHECK_EQ(cr_signal_mask(&mask), 0);
+    CHECK(sigismember(&mask, SIGUSR1) && !sigismember(&mask, SIGUSR2) && !sigismember(&mask, SIGTERM));
+}
+
+static void sends_one_later(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_sleep(5 * CR_MS), 0);
+    CHECK_EQ(kill(getpid(), SIGUSR1), 0);
+}
+
+static void takes_one(void *unused)
+{
+    sigset_t usr1 = set_of(SIGUSR1);
+    (void)unused;
+    int r = cr_signal_wait(&usr1, NULL);
+    if (r == SIGUSR1) {
+        counts(NULL);
+        CHECK_EQ(cr_shutdown(), 0);
+    } else {
+        CHECK_EQ(r, -ECANCELED);
+    }
+}
+
+static void several_wait_for_signals(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 5; i++)
+        CHECK_EQ(cr_go(takes_one, NULL), 0);
+    CHECK_EQ(cr_go(sends_one_later, NULL), 0);
+}
+
+TEST(signals_that_the_program_blocks_are_waited_for)
+{
+    sigset_t usr1 = set_of(SIGUSR1);
+    CHECK_EQ(pthread_sigmask(SIG_BLOCK, &usr1, NULL), 0);
+    CHECK_EQ(cr_run(waits_for_signals, NULL, NULL), 0);
+    CHECK_EQ(cr_run(waits_for_signals, NULL, &two), 0);
+    CHECK_EQ(cr_run(several_wait_for_signals, NULL, NULL), 0);
+    CHECK_EQ(counter, 1);
+    CHECK_EQ(cr_run(several_wait_for_signals, NULL, &two), 0);
+    CHECK_EQ(counter, 2);
+}
+
+/* ---- Child processes ---------------------------------------------------------------------------------------- */
+
+static pid_t child_that_sleeps(unsigned ms, int code)
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        usleep(ms * 1000);
+        _exit(code);
+    }
+    return pid;
+}
+
+static void waits_for_children(void *unused)
+{
+    int status = -1;
+    (void)unused;
+    pid_t pid = child_that_sleeps(20, 3);
+    CHECK_EQ(cr_child_wait_until(pid, &status, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(status, -1);
+    CHECK_EQ(cr_child_wait(pid, &status), 0);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+    CHECK_EQ(cr_child_wait(pid, &status), -ECHILD);
+    pid = child_that_sleeps(10000, 0);
+    CHECK_EQ(kill(pid, SIGKILL), 0);
+    CHECK_EQ(cr_child_wait(pid, &status), 0);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    CHECK_EQ(cr_child_wait(getppid(), NULL), -ECHILD);
+    CHECK_EQ(cr_child_wait(0, NULL), -EINVAL);
+}
+
+static void waits_for_child(void *pid)
+{
+    CHECK_EQ(cr_child_wait((pid_t)(intptr_t)pid, NULL), -ECANCELED);
+}
+
+TEST_CO(a_child_is_waited_for)
+{
+    waits_for_children(NULL);
+}
+
+TEST_CO_CONFIG(a_child_is_waited_for_with_several_workers, &two)
+{
+    waits_for_children(NULL);
+}
+
+TEST_CO(a_cancelled_wait_reaps_no_child)
+{
+    struct cr_co *waiter;
+    int status;
+    pid_t pid = child_that_sleeps(20, 5);
+    CHECK_EQ(cr_spawn(&waiter, waits_for_child, (void *)(intptr_t)pid, NULL), 0);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_cancel(waiter), 0);
+    CHECK_EQ(cr_join(waiter), 0);
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(WEXITSTATUS(status), 5);
+}
+
+/* ---- fork --------------------------------------------------------------------------------------------------- */
+
+static int exit_code_of(pid_t pid)
+{
+    int status = -1;
+    CHECK_EQ(cr_child_wait(pid, &status), 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void executes(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 4; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            /* dies of the signal, if that is not blocked */
+            execl("/bin/sh", "sh", "-c", "kill -TERM $$; exit 1", (char *)NULL);
+            _exit(99);
+        }
+        CHECK_EQ(exit_code_of(pid), 128 + SIGTERM);
+        CHECK_EQ(cr_sleep(100 * CR_US), 0);
+    }
+    counts(NULL);
+}
+
+static void many_execute(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 6; i++)
+        CHECK_EQ(cr_go(executes, NULL), 0);
+}
+
+TEST(fork_and_exec_work_from_any_coroutine_with_the_programs_signals)
+{
+    CHECK_EQ(cr_run(many_execute, NULL, NULL), 0);
+    CHECK_EQ(cr_run(many_execute, NULL, &(struct cr_config){.workers = 3}), 0);
+    CHECK_EQ(counter, 12);
+}
+
+static void forks_to_exec(void *arg)
+{
+    *(pid_t *)arg = fork();
+    if (*(pid_t *)arg == 0) {
+        execl("/bin/sh", "sh", "-c", "kill -TERM $$; exit 1", (char *)NULL);
+        _exit(99);
+    }
+}
+
+TEST_CO(fork_and_exec_work_in_a_blocking_call)
+{
+    pid_t pid;
+    CHECK_EQ(cr_blocking(forks_to_exec, &pid), 0);
+    CHECK_EQ(exit_code_of(pid), 128 + SIGTERM);
+}
+
+#define REFUSED(call) ((call) == -EPERM ? 0 : (printf("# not refused: %s\n", #call), fflush(stdout), _exit(1)))
+
+static void uses_the_runtime(struct cr_conn *conn, struct cr_co *co, struct cr_rt *other)
+{
+    char byte;
+    struct cr_event event = {0};
+    struct cr_conn *out;
+    struct cr_rt *rt;
+    struct cr_stats stats;
+    sigset_t set = set_of(SIGUSR1);
+    REFUSED(cr_yield());
+    REFUSED(cr_sleep(0));
+    REFUSED(cr_go(counts, NULL));
+    REFUSED(cr_go_on(0, counts, NULL));
+    REFUSED(cr_join(co));
+    REFUSED(cr_detach(co));
+    REFUSED(cr_cancel(co));
+    REFUSED(cr_shutdown());
+    REFUSED(cr_blocking(counts, NULL));
+    REFUSED((int)cr_read(conn, &byte, 1));
+    REFUSED((int)cr_write(conn, &byte, 1));
+    REFUSED(cr_dial(&out, "tcp://127.0.0.1:1", NULL));
+    REFUSED(cr_file_open(&out, "/dev/null", O_RDONLY, 0));
+    REFUSED(cr_stats_get(&stats));
+    REFUSED(cr_worker_index());
+    REFUSED(cr_run(counts, NULL, NULL));
+    REFUSED(cr_rt_create(&rt, NULL));
+    REFUSED(cr_rt_stop(other));
+    REFUSED(cr_rt_wait(other));
+    REFUSED(cr_go_remote(other, counts, NULL));
+    REFUSED(cr_event_wait(&event));
+    REFUSED(cr_event_set(&event));
+    REFUSED(cr_event_set_remote(other, &event));
+    REFUSED(cr_signal_wait(&set, NULL));
+    REFUSED(cr_child_wait(1, NULL));
+    cr_close(conn); /* ignored */
+    cr_rt_destroy(other);
+    _exit(7);
+}
+
+static void forks_without_exec(void *other)
+{
+    int pair[2];
+    struct cr_conn *conn;
+    struct cr_co *co;
+    CHECK_EQ(pipe(pair), 0);
+    CHECK_EQ(cr_conn_from_fd(&conn, pair[0]), 0);
+    CHECK_EQ(cr_spawn(&co, sleeps_until_cancelled, NULL, NULL), 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        uses_the_runtime(conn, co, other);
+    CHECK_EQ(exit_code_of(pid), 7);
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(cr_join(co), 0);
+    cr_close(conn);
+    close(pair[1]);
+}
+
+TEST(a_child_that_uses_the_runtime_is_refused)
+{
+    struct cr_rt *other;
+    CHECK_EQ(cr_rt_create(&other, NULL), 0);
+    CHECK_EQ(cr_rt_start(other, sleeps_until_cancelled, NULL), 0);
+    CHECK_EQ(cr_run(forks_without_exec, other, NULL), 0);
+    CHECK_EQ(cr_run(forks_without_exec, other, &two), 0);
+    int status;
+    pid_t pid = fork(); /* not from a worker */
+    if (pid == 0)
+        uses_the_runtime(NULL, NULL, other);
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 7 << 8);
+    CHECK_EQ(cr_rt_stop(other), 0);
+    cr_rt_destroy(other);
+}
+
+static int error_text[2];
+
+static void returns_in_the_child(void *unused)
+{
+    (void)unused;
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(error_text[1], STDERR_FILENO);
+        return;
+    }
+    CHECK_EQ(exit_code_of(pid), 128 + SIGABRT);
+}
+
+TEST(a_coroutine_that_returns_in_a_child_ends_it_with_a_message)
+{
+    char text[256] = "";
+    CHECK_EQ(pipe(error_text), 0);
+    CHECK_EQ(cr_run(returns_in_the_child, NULL, NULL), 0);
+    CHECK(read(error_text[0], text, sizeof(text) - 1) > 0);
+    CHECK_STR(text, "in a child of fork()");
+}
+
+TEST(a_child_forked_while_no_runtime_runs_may_use_one)
+{
+    int status;
+    CHECK_EQ(cr_run(counts, NULL, NULL), 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(cr_run(counts, NULL, NULL) == 0 ? 0 : 1);
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+}

@@ -5,6 +5,7 @@
 #include <crore/chan.h>
 #include <crore/co.h>
 #include <crore/conn.h>
+#include <crore/outside.h>
 #include <crore/rt.h>
 #include <crore/scope.h>
 #include <crore/sync.h>

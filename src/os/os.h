@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -217,6 +218,31 @@ static inline bool cr__os_poll_now(int fd, short events)
 static inline int cr__os_signalfd(const sigset_t *set)
 {
     return (int)cr__syscall4(SYS_signalfd4, -1, set, 8, O_NONBLOCK | O_CLOEXEC);
+}
+
+/* Takes a pending signal of the set: its number, or -EAGAIN. */
+static inline int cr__os_take_signal(const sigset_t *set, siginfo_t *info)
+{
+    struct timespec none = {0, 0};
+    return (int)cr__syscall4(SYS_rt_sigtimedwait, set, info, &none, 8);
+}
+
+/* Child processes. */
+#ifndef SYS_pidfd_open /* Linux 5.3 */
+#define SYS_pidfd_open 434
+#endif
+
+static inline int cr__os_pidfd(pid_t pid)
+{
+    return (int)cr__syscall2(SYS_pidfd_open, pid, 0);
+}
+
+/* Reaps the child behind a pidfd, if it has ended; info->si_pid is 0 if not. */
+static inline int cr__os_reap(int pidfd, siginfo_t *info)
+{
+    enum { BY_PIDFD = 3 };
+    info->si_pid = 0;
+    return (int)cr__syscall5(SYS_waitid, BY_PIDFD, pidfd, info, WEXITED | WNOHANG, 0);
 }
 
 #endif

@@ -32,6 +32,11 @@ struct cr_rt {
     struct cr__post stop_post;
 };
 
+struct cr_rt *cr__rt_of(struct cr__sched *sched)
+{
+    return CR__CONTAINER(sched, struct cr_rt, sched);
+}
+
 static int check_config(const struct cr_config *config)
 {
     bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && cr__stack_size(config->stack_size_bytes) != 0 &&
@@ -42,57 +47,11 @@ static int check_config(const struct cr_config *config)
 
 /* ---- How many workers --------------------------------------------------------------------------------------- */
 
-/* Processors that one cgroup's quota is worth, rounded up; 0: no quota. */
-static unsigned quota_of(const char *directory)
-{
-    char path[4096], text[64];
-    snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", directory);
-    int fd = cr__os_open(path, O_RDONLY, 0);
-    if (fd < 0)
-        return 0;
-    ssize_t n = cr__os_read(fd, text, sizeof(text) - 1);
-    cr__os_close(fd);
-    if (n <= 0)
-        return 0;
-    text[n] = '\0';
-    unsigned long long quota, period;
-    if (sscanf(text, "%llu %llu", &quota, &period) != 2 || period == 0) /* "max 100000" */
-        return 0;
-    return (unsigned)((quota + period - 1) / period);
-}
-
-/* The least quota of our cgroup (version 2) and those above it; 0: none. */
-static unsigned cgroup_processors(void)
-{
-    char text[2048];
-    int fd = cr__os_open("/proc/self/cgroup", O_RDONLY, 0);
-    if (fd < 0)
-        return 0;
-    ssize_t n = cr__os_read(fd, text, sizeof(text) - 1);
-    cr__os_close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    char *directory = strstr(text, "0::/");
-    if (!directory)
-        return 0;
-    directory += strlen("0::");
-    directory[strcspn(directory, "\n")] = '\0';
-    unsigned least = 0;
-    for (;;) {
-        unsigned quota = quota_of(strcmp(directory, "/") == 0 ? "" : directory);
-        if (quota > 0 && (least == 0 || quota < least))
-            least = quota;
-        char *slash = strrchr(directory, '/');
-        if (!slash || directory[1] == '\0')
-            return least;
-        slash[slash == directory ? 1 : 0] = '\0';
-    }
-}
-
 static unsigned processors(void)
 {
     cpu_set_t set;
     int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned allowed = n > 0 ? (unsigned)n : 1, quota = cgroup_processors();
+    unsigned allowed = n > 0 ? (unsigned)n : 1, quota = cr__cgroup_processors("/proc/self/cgroup", "/sys/fs/cgroup");
     return quota > 0 && quota < allowed ? quota : allowed;
 }
 
@@ -246,6 +205,7 @@ static void free_workers(struct cr__sched *s)
     s->workers = NULL;
 }
 
+/* cr__fork_watch comes before. */
 static int run(struct cr_rt *rt)
 {
     struct cr__sched *s = &rt->sched;
@@ -266,6 +226,7 @@ static int run(struct cr_rt *rt)
     }
     cr__sched_abandon(s);
     free_workers(s);
+    cr__fork_unwatch();
     return r;
 }
 
@@ -284,6 +245,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
 
 int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config)
 {
+    if (cr__forked())
+        return -EPERM;
     if (cr__worker_here())
         return -EBUSY;
     if (!fn)
@@ -295,6 +258,8 @@ int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config)
     rt->fn = fn;
     rt->arg = arg;
     if (r == 0)
+        r = cr__fork_watch();
+    if (r == 0)
         r = run(rt);
     cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
     return r;
@@ -302,6 +267,8 @@ int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config)
 
 int cr_rt_create(struct cr_rt **out, const struct cr_config *config)
 {
+    if (cr__forked())
+        return -EPERM;
     struct cr_rt *rt = cr__mem_alloc_aligned(sizeof(*rt), CR__MEM_OTHER);
     if (!rt)
         return -ENOMEM;
@@ -324,17 +291,24 @@ static void *thread_main(void *arg)
 
 int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
 {
+    if (cr__forked())
+        return -EPERM;
     if (!fn)
         return -EINVAL;
     if (rt->started)
         return -EALREADY;
+    int r = cr__fork_watch();
+    if (r < 0)
+        return r;
     rt->fn = fn;
     rt->arg = arg;
     rt->started = rt->running = true; /* before: its first coroutine may ask */
-    int r = pthread_create(&rt->thread, NULL, thread_main, rt);
-    if (r != 0)
+    r = -pthread_create(&rt->thread, NULL, thread_main, rt);
+    if (r < 0) {
         rt->started = rt->running = false;
-    return -r;
+        cr__fork_unwatch();
+    }
+    return r;
 }
 
 static bool is_inside(const struct cr_rt *rt)
@@ -345,6 +319,8 @@ static bool is_inside(const struct cr_rt *rt)
 
 int cr_rt_wait(struct cr_rt *rt)
 {
+    if (cr__forked())
+        return -EPERM;
     if (!rt->running)
         return -EINVAL;
     if (is_inside(rt))
@@ -362,6 +338,8 @@ static void on_stop(struct cr__worker *worker, struct cr__post *post)
 
 int cr_rt_stop(struct cr_rt *rt)
 {
+    if (cr__forked())
+        return -EPERM;
     if (!rt->running)
         return -EINVAL;
     if (is_inside(rt))
@@ -373,9 +351,10 @@ int cr_rt_stop(struct cr_rt *rt)
 
 void cr_rt_destroy(struct cr_rt *rt)
 {
-    if (!rt)
+    if (!rt || cr__forked()) /* the threads are the parent's */
         return;
     CR__ASSERT(!rt->running);
+    cr__sched_abandon(&rt->sched); /* what was sent to one that never ran */
     cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
 }
 

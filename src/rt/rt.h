@@ -15,4 +15,24 @@ void cr__signals_leave(struct cr__worker *worker);
 /* Blocks all asynchronous signals on the calling thread: what is blocked before goes to *before. */
 void cr__signals_block(sigset_t *before);
 
+/* Tries (attempt says -EAGAIN: not yet), and waits, until fd is readable, to try again; then closes fd. What attempt says, or -ETIMEDOUT,
+ * -ECANCELED, -ENOMEM; fd itself, if it is negative. */
+struct cr__fd_conn;
+ssize_t cr__fd_watch(int fd, enum cr__wait_kind kind, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg);
+
+/* The other way: cr__sched_of. */
+struct cr_rt *cr__rt_of(struct cr__sched *sched);
+
+/* Around a runtime's life: a child that is forked meanwhile has none. 0 or -ENOMEM. */
+int cr__fork_watch(void);
+void cr__fork_unwatch(void);
+
+/* Whether this process is such a child. */
+bool cr__forked(void);
+
+/* The processors that the cgroup (version 2) of the process has a quota for, rounded up: the least of its own and those above it; 0: none.
+ *   membership: the file that names it, as /proc/self/cgroup does
+ *   root:       where the hierarchy is mounted, as at /sys/fs/cgroup */
+unsigned cr__cgroup_processors(const char *membership, const char *root);
+
 #endif

@@ -1,10 +1,14 @@
 #include "rt/rt.h"
 
+#include <crore/outside.h>
+
+#include "io/io.h"
 #include "os/os.h"
 #include "poll/poll.h"
 
 struct signals {
-    sigset_t before, blocked;
+    const sigset_t *before; /* what the program blocks */
+    sigset_t blocked;
     struct cr__poll_watch watch;
 };
 
@@ -12,8 +16,10 @@ struct signals {
 static void deliver(void *arg)
 {
     struct signals *signals = arg;
-    pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
+    pthread_sigmask(SIG_SETMASK, signals->before, NULL);
     pthread_sigmask(SIG_SETMASK, &signals->blocked, NULL);
+    if (CR__UNLIKELY(cr__forked()))
+        cr__panic("a signal handler returned in a child of fork(), where there is no runtime: exec or _exit was meant");
 }
 
 static void asynchronous(sigset_t *set)
@@ -39,10 +45,11 @@ int cr__signals_enter(struct cr__worker *worker)
     worker->rt = signals;
     sigset_t ours;
     asynchronous(&ours);
-    cr__signals_block(&signals->before);
+    cr__signals_block(&worker->sched->program_mask);
+    signals->before = &worker->sched->program_mask;
     pthread_sigmask(SIG_BLOCK, NULL, &signals->blocked);
     for (int s = 1; s < NSIG; s++) {
-        if (sigismember(&signals->before, s) == 1)
+        if (sigismember(signals->before, s) == 1)
             sigdelset(&ours, s);
     }
     signals->watch = (struct cr__poll_watch){.fd = cr__os_signalfd(&ours), .fn = deliver, .arg = signals};
@@ -57,6 +64,74 @@ void cr__signals_leave(struct cr__worker *worker)
     struct signals *signals = worker->rt;
     if (signals->watch.fd >= 0)
         cr__os_close(signals->watch.fd);
-    pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
+    pthread_sigmask(SIG_SETMASK, signals->before, NULL);
     cr__mem_free(signals, sizeof(*signals), CR__MEM_OTHER);
+}
+
+/* ---- For the program ---------------------------------------------------------------------------------------- */
+
+int cr_signal_mask(sigset_t *set)
+{
+    struct cr__worker *worker;
+    if (!cr__running(&worker))
+        return -EPERM;
+    *set = worker->sched->program_mask;
+    return 0;
+}
+
+/* Of signals that the program has not blocked, its own handlers are to get hold. */
+static bool are_the_programs(const struct cr__sched *sched, const sigset_t *set)
+{
+    bool any = false;
+    for (int s = 1; s < NSIG; s++) {
+        bool wanted = sigismember(set, s) == 1;
+        if (wanted && sigismember(&sched->program_mask, s) != 1)
+            return false;
+        any |= wanted;
+    }
+    return any;
+}
+
+struct taking {
+    const sigset_t *set;
+    siginfo_t *info;
+};
+
+static ssize_t try_take(struct cr__fd_conn *c, void *arg)
+{
+    struct taking *taking = arg;
+    (void)c; /* the signalfd only tells when */
+    return cr__os_take_signal(taking->set, taking->info);
+}
+
+ssize_t cr__fd_watch(int fd, enum cr__wait_kind kind, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg)
+{
+    struct cr__fd_conn *c;
+    (void)kind;
+    if (fd < 0)
+        return fd;
+    int r = cr__fd_conn_open(&c, fd, CR__FD_OTHER, &cr__stream_ops, true, false);
+    if (r < 0) {
+        cr__os_close(fd);
+        return r;
+    }
+    ssize_t n = cr__transfer(c, CR__IN, deadline_ns, attempt, arg);
+    cr__fd_conn_close(c);
+    return n;
+}
+
+int cr_signal_wait_until(const sigset_t *set, siginfo_t *info, int64_t deadline_ns)
+{
+    struct cr__worker *worker;
+    struct taking taking = {set, info};
+    if (!cr__running(&worker))
+        return -EPERM;
+    if (!are_the_programs(worker->sched, set))
+        return -EINVAL;
+    return (int)cr__fd_watch(cr__os_signalfd(set), CR__WAIT_SIGNAL, deadline_ns, try_take, &taking);
+}
+
+int cr_signal_wait(const sigset_t *set, siginfo_t *info)
+{
+    return cr_signal_wait_until(set, info, CR_FOREVER);
 }

@@ -248,37 +248,37 @@ int cr__sched_enter(struct cr__sched *s)
     cr__spin_lock(&s->end_lock);
     bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
     if (!done)
-        cr__sched_promise(s);
+        atomic_fetch_add_explicit(&s->inside, 1, memory_order_relaxed);
     cr__spin_unlock(&s->end_lock);
     return done ? -ESHUTDOWN : 0;
 }
 
-/* Whoever looked for the end while we were inside did not find it: if all sleep, and no one else will make them look again, we do. The worker that we
- * rouse looks under end_lock, so after the promise is gone; and it is there until then (cr__worker_drain). */
+/* Under the lock, which is the last that is touched: who frees the runtime has taken it after us (cr__sched_abandon). */
 void cr__sched_leave(struct cr__sched *s)
 {
     cr__spin_lock(&s->end_lock);
-    if (atomic_load_explicit(&s->promised, memory_order_acquire) == 1 && atomic_load_explicit(&s->idle, memory_order_acquire) == s->count)
-        cr__worker_rouse(s->workers[0]);
-    cr__sched_promise_kept(s);
+    atomic_fetch_sub_explicit(&s->inside, 1, memory_order_release); /* pairs with the acquire in cr__worker_drain */
     cr__spin_unlock(&s->end_lock);
 }
 
-/* All under the lock: the runtime can't end, and take its pollers down, between the push and the kick. */
 int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
 {
     post->promised = true;
     cr__spin_lock(&s->end_lock);
-    bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
+    bool done = atomic_load_explicit(&s->done, memory_order_relaxed), open = s->open;
     if (!done)
-        atomic_fetch_add_explicit(&s->promised, 1, memory_order_relaxed);
-    if (!done && s->open) {
-        cr__post(s->workers[0], post);
-    } else if (!done) {
+        cr__sched_promise(s);
+    if (!done && open)
+        atomic_fetch_add_explicit(&s->inside, 1, memory_order_relaxed); /* the worker is there until we have kicked it */
+    if (!done && !open) {
         post->link.next = (uintptr_t)s->early;
         s->early = post;
     }
     cr__spin_unlock(&s->end_lock);
+    if (!done && open) {
+        cr__post(s->workers[0], post);
+        cr__sched_leave(s);
+    }
     return done ? -ESHUTDOWN : 0;
 }
 
@@ -320,9 +320,12 @@ void cr__sched_abandon(struct cr__sched *s)
 /* All workers have stopped: what was still under way to this one. Afterwards nobody outside is about to touch a worker. */
 void cr__worker_drain(struct cr__worker *w)
 {
-    do
+    struct cr__sched *s = w->sched;
+    empty_inbox(w);
+    while (atomic_load_explicit(&s->promised, memory_order_acquire) > 0 || atomic_load_explicit(&s->inside, memory_order_acquire) > 0) {
+        sched_yield();
         empty_inbox(w);
-    while (atomic_load_explicit(&w->sched->promised, memory_order_acquire) > 0 && sched_yield() == 0);
+    }
 }
 
 /* Returns whether the worker may sleep in its poller; if so, cr__inbox_take wakes it up, and `idle` is to be left. */

@@ -223,11 +223,17 @@ struct cr__shield cr__shield_up(struct cr__worker *w, struct cr__record *me)
         atomic_store_explicit(&me->word, before | CR__MASKED, memory_order_relaxed);
     else
         atomic_fetch_or_explicit(&me->word, CR__MASKED, memory_order_relaxed);
-    return (struct cr__shield){.masked = (before & CR__MASKED) != 0};
+    struct cr__co_cold *cold = me->co.cold; /* without one, there is no bound to lift */
+    struct cr__shield shield = {(before & CR__MASKED) != 0, cold ? cold->bound_ns : CR_FOREVER};
+    if (cold)
+        cold->bound_ns = CR_FOREVER;
+    return shield;
 }
 
 void cr__shield_down(struct cr__worker *w, struct cr__record *me, struct cr__shield before)
 {
+    if (me->co.cold)
+        me->co.cold->bound_ns = before.bound_ns;
     if (before.masked)
         return;
     if (w->alone)

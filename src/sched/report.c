@@ -30,6 +30,7 @@ static const char *const wait_names[CR__WAIT_KINDS] = {
     [CR__WAIT_BLOCKING] = "a blocking call on another thread",
     [CR__WAIT_SIGNAL] = "a signal",
     [CR__WAIT_CHILD] = "the end of a child process",
+    [CR__WAIT_EVENT] = "an event",
 };
 
 struct group {

@@ -127,6 +127,8 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     void **word = cr__co_word(&me->co), *user_arg = *word;
     *word = &cr__worker_here()->stacks; /* where the stack comes from: it may end elsewhere */
     ((void (*)(void *))me->co.entry)(user_arg);
+    if (CR__UNLIKELY(!cr__worker_here()))
+        cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
     end_running(cr__worker_here(), me);
     __builtin_unreachable();
 }

@@ -67,6 +67,7 @@ enum cr__wait_kind {
     CR__WAIT_BLOCKING,
     CR__WAIT_SIGNAL,
     CR__WAIT_CHILD,
+    CR__WAIT_EVENT,
     CR__WAIT_KINDS
 };
 
@@ -227,6 +228,7 @@ struct cr__sched {
 
     _Alignas(CR__CACHE_LINE) _Atomic int64_t live; /* coroutines that have not ended, when all workers are idle */
     _Atomic int64_t promised;    /* what threads outside will still send: blocking jobs, remote calls under way */
+    _Atomic unsigned inside;     /* threads outside that may touch workers right now */
     _Atomic uint8_t end_lock;
     bool open;                   /* worker 0 runs; under end_lock, as is: */
     struct cr__post *early;      /* what came before that */
@@ -315,8 +317,8 @@ void cr__sched_finish(struct cr__sched *sched, int result);
  * has ended, and nothing happens. Between cr__sched_promise and _kept the runtime does not end, either. */
 int cr__sched_tell(struct cr__sched *sched, struct cr__post *post);
 
-/* The same in its parts, from a thread outside. Between enter (0; -ESHUTDOWN: it has ended) and leave the runtime does not end, and its workers and
- * what they hold can be touched. Leave after each enter; nothing of the runtime is touched after that. */
+/* Around what a thread outside does with a runtime's workers, and with what they hold: between enter (0; -ESHUTDOWN: it has ended) and leave they are
+ * there. What is to be done before the runtime ends is promised inside, while a coroutine lives that waits for it. */
 int cr__sched_enter(struct cr__sched *sched);
 void cr__sched_leave(struct cr__sched *sched);
 
@@ -374,9 +376,10 @@ static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *m
     return CR__LIKELY(cr__park_begin(&me->word, kind, worker->alone)) ? 0 : -ECANCELED;
 }
 
-/* Between the two, being cancelled ends no wait of the running coroutine. In brackets. (pool.c) */
+/* Between the two, neither a cancellation nor what bounds its waits ends a wait of the running coroutine. In brackets. (pool.c) */
 struct cr__shield {
     bool masked;
+    int64_t bound_ns;
 };
 struct cr__shield cr__shield_up(struct cr__worker *worker, struct cr__record *me);
 void cr__shield_down(struct cr__worker *worker, struct cr__record *me, struct cr__shield before);
