@@ -356,7 +356,10 @@ static void fire(struct cr__timer *timer, void *arg)
     bool sleeps = record->co.sched_wait == CR__WAIT_SLEEP;
     if (!sleeps)
         cr__count(&w->counters.timeouts, 1);
-    cr__wake(w, record, sleeps ? CR__WOKEN : CR__TIMED_OUT);
+    if (cr__park_claim(&record->word, sleeps ? CR__WOKEN : CR__TIMED_OUT, w->alone)) {
+        record->co.sched_flags &= (uint8_t)~CR__TIMED; /* nobody else looks: the wait is ours */
+        cr__ready(w, record);
+    }
 }
 
 /* Chains get longer while they return early, and shorter while they keep the poller waiting. */

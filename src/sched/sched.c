@@ -45,7 +45,7 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
         return false;
     if (!record->co.stack.top)
         return !(record->co.sched_flags & CR__PLACED);
-    return migrates(w, &record->co) && !cr__timer_armed(&record->timer); /* a timer is its worker's */
+    return migrates(w, &record->co) && !(record->co.sched_flags & CR__TIMED);
 }
 
 /* Onto this worker's own list or ring. */
@@ -705,13 +705,16 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
 
     bool sleeps = me->co.sched_wait == CR__WAIT_SLEEP;
     int64_t until_ns = cr__bounded(me, deadline_ns);
-    if (until_ns != CR_FOREVER)
+    if (until_ns != CR_FOREVER) {
         cr__wheel_arm(&w->wheel, &me->timer, until_ns);
+        me->co.sched_flags |= CR__TIMED;
+    }
     me->since = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT);
     cr__count(&w->counters.parks, 1);
     switch_away(cr__self_get(), w, me, false);
     if (cr__timer_armed(&me->timer))
         cr__wheel_cancel(&cr__worker_here()->wheel, &me->timer); /* on the same worker: is_stealable says so */
+    me->co.sched_flags &= (uint8_t)~CR__TIMED;
     me->co.sched_wait = CR__WAIT_NONE;
     enum cr__wait_state outcome = cr__park_state(&me->word);
     CR__ASSERT(outcome > CR__WAITING);

@@ -73,6 +73,7 @@ enum cr__wait_kind {
 
 enum cr__sched_flag {
     CR__PLACED = 1u << 0, /* spawned onto a certain worker: not to be stolen */
+    CR__TIMED = 1u << 1,  /* its present wait has a timer, on its worker's wheel; until that has fired, and ended the wait, it stays there */
 };
 
 /* A place in a queue of waiters. object: of a record's own node, what it waits for; of another, the record with the lowest bit set. */
