@@ -10,6 +10,14 @@
 
 static char url[128];
 
+/* A name in the abstract namespace: another process may run the same test. */
+static const char *own_name(void)
+{
+    static char name[64];
+    snprintf(name, sizeof(name), "unix:@crore-test-%d", (int)getpid());
+    return name;
+}
+
 static struct cr_listener *listen_on(const char *where)
 {
     struct cr_listener *l;
@@ -102,7 +110,7 @@ TEST_CO(two_hundred_clients_are_echoed_over_ipv6)
 
 TEST_CO(two_hundred_clients_are_echoed_over_a_unix_socket)
 {
-    echo_with_many("unix:@crore-test");
+    echo_with_many(own_name());
 }
 
 TEST_CO(megabytes_arrive_whole_and_in_order)
@@ -196,7 +204,7 @@ TEST_CO(vectors_are_gathered_and_scattered)
 {
     struct cr_conn *client, *server;
     char a[3], b[8];
-    connect_pair("unix:@crore-vectors", &client, &server);
+    connect_pair(own_name(), &client, &server);
     struct iovec out[] = {{"one", 3}, {"two", 3}}, in[] = {{a, 3}, {b, 8}};
     CHECK_EQ(cr_writev(client, out, 2), 6);
     CHECK_EQ(cr_readv(server, in, 2), 6);
@@ -289,8 +297,9 @@ TEST_CO(lent_buffers_may_be_kept_and_close_gives_them_back)
     struct cr_conn *client, *server;
     struct cr_lent kept[4], none = {0};
     struct cr_mem_stats before, after;
-    cr_mem_stats_get(&before);
     for (int round = 0; round < 100; round++) {
+        if (round == 1) /* a poller may have taken a stock of them */
+            cr_mem_stats_get(&before);
         connect_pair("tcp://127.0.0.1:0", &client, &server);
         for (int i = 0; i < 4; i++) {
             CHECK_EQ(cr_write_all(client, &"abcd"[i], 1), 1);

@@ -313,11 +313,15 @@ TEST_SEVERAL(connections_are_served_where_there_is_time)
 }
 
 static struct cr_conn *shared_conn;
+static _Atomic bool reading;
 
 static void closes_elsewhere(void *unused)
 {
     (void)unused;
-    CHECK_EQ(cr_sleep(200 * CR_US), 0);
+    do /* who is about to read must not find it gone */
+        CHECK_EQ(cr_sleep(200 * CR_US), 0);
+    while (!reading);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
     cr_close(shared_conn);
 }
 
@@ -325,6 +329,7 @@ static void reads_until_closed(void *unused)
 {
     (void)unused;
     char byte;
+    reading = true;
     CHECK_EQ(cr_read(shared_conn, &byte, 1), -EBADF);
     atomic_fetch_add(&counter, 1);
 }
@@ -334,6 +339,7 @@ TEST_SEVERAL(a_connection_closed_on_another_worker_wakes_who_reads)
     for (int i = 0; i < 100; i++) {
         int pair[2];
         counter = 0;
+        reading = false;
         CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
         CHECK_EQ(cr_conn_from_fd(&shared_conn, pair[0]), 0);
         CHECK_EQ(cr_go_on(1, reads_until_closed, NULL), 0);

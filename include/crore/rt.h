@@ -23,6 +23,14 @@ enum cr_policy {
     CR_POLICY_STAR = 2,    /* every switch goes through the worker's loop */
 };
 
+/* How the kernel is asked what has come. io_uring takes liburing when crore is built, and Linux 5.17 (all of it: 6.1) that does not refuse it; else
+ * a line on report_fd says why, and epoll is used. */
+enum cr_poller {
+    CR_POLLER_DEFAULT = 0, /* what the environment's CR_POLLER says ("epoll" or "uring"), else epoll */
+    CR_POLLER_EPOLL = 1,
+    CR_POLLER_URING = 2,
+};
+
 #define CR_WORKERS_MAX 1024
 
 /* Zeroed means default, field by field. Read during the call only. */
@@ -35,6 +43,7 @@ struct cr_config {
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
                                 that have not started wait for a stack of their size */
     unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
+    enum cr_poller poller;
     int report_fd;           /* where it is told that nothing can ever run again; 0: standard error. (Overflows and broken
                                 invariants are told on standard error) */
 };

@@ -5,14 +5,11 @@
 
 #include "os/os.h"
 
-#define BUFFER_BYTES (16u << 10)
-
-struct cr__lent_buffer {
-    struct cr__lent_buffer *next; /* of its connection's */
-    void *spare;
-    char bytes[BUFFER_BYTES - 16];
-};
-_Static_assert(sizeof(struct cr__lent_buffer) == BUFFER_BYTES, "a slab object");
+static void release(struct cr__worker *worker, struct cr__pollable *p)
+{
+    p->fd = -1;
+    cr__slab_put(&((struct cr__io *)worker->io)->conns, CR__CONTAINER(p, struct cr__fd_conn, poll));
+}
 
 int cr__io_init(struct cr__worker *worker)
 {
@@ -20,9 +17,8 @@ int cr__io_init(struct cr__worker *worker)
     if (!io)
         return -ENOMEM;
     cr__slab_init(&io->conns, sizeof(struct cr__fd_conn), CR__MEM_CONNS);
-    cr__slab_init(&io->buffers, BUFFER_BYTES, CR__MEM_BUFFERS);
     cr__worker_flushes(worker, &io->conns);
-    cr__worker_flushes(worker, &io->buffers);
+    cr__poll_releases(worker, release);
     worker->io = io;
     return 0;
 }
@@ -31,17 +27,17 @@ int cr__io_init(struct cr__worker *worker)
 static void close_left_open(void *object, void *arg)
 {
     struct cr__fd_conn *c = object;
-    (void)arg;
-    if (c->poll.fd >= 0)
+    if (c->poll.fd >= 0) {
+        cr__ahead_drop(arg, &c->poll);
         cr__os_close(c->poll.fd);
+    }
 }
 
 void cr__io_fini(struct cr__worker *worker)
 {
     struct cr__io *io = worker->io;
-    cr__slab_each(&io->conns, close_left_open, NULL);
+    cr__slab_each(&io->conns, close_left_open, worker);
     cr__slab_fini(&io->conns);
-    cr__slab_fini(&io->buffers);
     cr__mem_free(io, sizeof(*io), CR__MEM_OTHER);
     worker->io = NULL;
 }
@@ -57,22 +53,12 @@ int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, co
     if (!c)
         return -ENOMEM;
     c->conn.ops = ops;
-    c->lent = NULL;
-    c->kind = (uint8_t)kind;
-    c->scheme = CR__TCP;
-    c->unlink_path = false;
     cr__poll_add(&c->poll, fd, in, out_ready);
+    c->poll.kind = (uint8_t)kind;
+    c->poll.scheme = CR__TCP;
+    c->poll.unlink_path = false;
     *out = c;
     return 0;
-}
-
-static void return_all(struct cr__io *io, struct cr__fd_conn *c)
-{
-    while (c->lent) {
-        struct cr__lent_buffer *buffer = c->lent;
-        c->lent = buffer->next;
-        cr__slab_put(&io->buffers, buffer);
-    }
 }
 
 /* Of one that was never registered: the fd stays open. */
@@ -84,13 +70,7 @@ static void forget(struct cr__fd_conn *c)
 
 void cr__fd_conn_close(struct cr__fd_conn *c)
 {
-    struct cr__worker *worker = cr__worker_here();
-    struct cr__io *io = worker->io;
-    cr__poll_remove(worker, &c->poll);
-    cr__os_close(c->poll.fd);
-    c->poll.fd = -1;
-    return_all(io, c);
-    cr__slab_put(&io->conns, c);
+    cr__poll_close(cr__worker_here(), &c->poll);
 }
 
 /* ---- The one loop of all transfers -------------------------------------------------------------------------- */
@@ -116,6 +96,8 @@ ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_
             r = cr__poll_wait(&c->poll, direction, deadline_ns);
             if (r < 0 && r != -ETIMEDOUT)
                 break;
+            if (CR__UNLIKELY(r < 0) && direction == CR__IN)
+                cr__ahead_fetch(cr__worker_here(), &c->poll);
             cr__poll_try(&c->poll, direction);
         }
         ssize_t n;
@@ -146,10 +128,10 @@ struct bytes {
 
 static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_bytes)
 {
-    ssize_t n = c->kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
+    ssize_t n = c->poll.kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
     /* TCP that gave less than asked has no more, and will tell (an edge) when it has; not so if the end, or urgent data, is among what it
      * still has to tell */
-    if (n > 0 && (size_t)n < size_bytes && c->kind == CR__FD_TCP &&
+    if (n > 0 && (size_t)n < size_bytes && c->poll.kind == CR__FD_TCP &&
         !atomic_load_explicit(&c->poll.end, memory_order_relaxed))
         cr__poll_drained(&c->poll, CR__IN);
     return n;
@@ -158,6 +140,11 @@ static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_byte
 static ssize_t try_read(struct cr__fd_conn *c, void *arg)
 {
     struct bytes *to = arg;
+    if (c->poll.ahead) {
+        ssize_t n = cr__ahead_read(cr__worker_here(), &c->poll, &(struct iovec){to->at, to->size_bytes}, 1);
+        if (n != 0)
+            return n;
+    }
     return receive(c, to->at, to->size_bytes);
 }
 
@@ -174,6 +161,11 @@ struct vector {
 static ssize_t try_readv(struct cr__fd_conn *c, void *arg)
 {
     struct vector *to = arg;
+    if (c->poll.ahead) {
+        ssize_t n = cr__ahead_read(cr__worker_here(), &c->poll, to->iov, to->count);
+        if (n != 0)
+            return n;
+    }
     return cr__os_readv(c->poll.fd, to->iov, to->count);
 }
 
@@ -182,22 +174,32 @@ static ssize_t stream_readv(struct cr_conn *conn, const struct iovec *iov, int c
     return cr__transfer(of(conn), CR__IN, deadline_ns, try_readv, &(struct vector){iov, count});
 }
 
+static ssize_t lend(struct cr_lent *lent, struct cr__buffer *buffer, ssize_t n)
+{
+    *lent = (struct cr_lent){buffer->bytes + buffer->at, (size_t)n, buffer};
+    return n;
+}
+
 static ssize_t try_recv_lend(struct cr__fd_conn *c, void *arg)
 {
-    struct cr_lent *lent = arg;
-    struct cr__io *io = cr__io_here();
-    struct cr__lent_buffer *buffer = cr__slab_get(&io->buffers);
+    struct cr__worker *worker = cr__worker_here();
+    struct cr__buffer *buffer;
+    if (c->poll.ahead) {
+        ssize_t n = cr__ahead_take(worker, &c->poll, &buffer);
+        if (n != 0)
+            return n > 0 ? lend(arg, buffer, n) : n;
+    }
+    buffer = cr__lent_get(worker);
     if (!buffer)
         return -ENOMEM;
-    ssize_t n = receive(c, buffer->bytes, sizeof(buffer->bytes));
+    ssize_t n = receive(c, buffer->bytes, CR__BUFFER_BYTES);
     if (n <= 0) {
-        cr__slab_put(&io->buffers, buffer);
+        cr__lent_put(worker, buffer);
         return n;
     }
-    buffer->next = c->lent;
-    c->lent = buffer;
-    *lent = (struct cr_lent){buffer->bytes, (size_t)n, buffer};
-    return n;
+    buffer->at = 0;
+    cr__lent_add(worker, &c->poll, buffer);
+    return lend(arg, buffer, n);
 }
 
 static ssize_t stream_recv_lend(struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
@@ -208,15 +210,7 @@ static ssize_t stream_recv_lend(struct cr_conn *conn, struct cr_lent *lent, int6
 
 static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 {
-    struct cr__lent_buffer **link = &of(conn)->lent;
-    while (*link != lent->_owner) {
-        if (!*link)
-            return; /* a copy of what was returned before */
-        link = &(*link)->next;
-    }
-    struct cr__lent_buffer *buffer = *link;
-    *link = buffer->next;
-    cr__slab_put(&cr__io_here()->buffers, buffer);
+    cr__lent_return(cr__worker_here(), &of(conn)->poll, lent->_owner);
 }
 
 /* ---- Sending ------------------------------------------------------------------------------------------------ */
@@ -224,7 +218,7 @@ static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 static ssize_t try_write(struct cr__fd_conn *c, void *arg)
 {
     struct bytes *from = arg;
-    return c->kind == CR__FD_OTHER ? without_sigpipe(cr__os_write(c->poll.fd, from->at, from->size_bytes))
+    return c->poll.kind == CR__FD_OTHER ? without_sigpipe(cr__os_write(c->poll.fd, from->at, from->size_bytes))
                                    : cr__os_send(c->poll.fd, from->at, from->size_bytes);
 }
 
@@ -236,7 +230,7 @@ static ssize_t stream_write(struct cr_conn *conn, const void *buf, size_t size_b
 static ssize_t try_writev(struct cr__fd_conn *c, void *arg)
 {
     struct vector *from = arg;
-    if (c->kind == CR__FD_OTHER)
+    if (c->poll.kind == CR__FD_OTHER)
         return without_sigpipe(cr__os_writev(c->poll.fd, from->iov, from->count));
     struct msghdr msg = {.msg_iov = (struct iovec *)from->iov, .msg_iovlen = (size_t)from->count};
     return cr__os_sendmsg(c->poll.fd, &msg);
@@ -285,7 +279,12 @@ static ssize_t stream_sendfile(struct cr_conn *conn, struct cr_conn *file, int64
 static ssize_t try_nothing(struct cr__fd_conn *c, void *arg)
 {
     short *events = arg;
-    return atomic_load_explicit(&c->poll.watched, memory_order_relaxed) == CR__UNPOLLABLE || cr__os_poll_now(c->poll.fd, *events) ? 0 : -EAGAIN;
+    if (c->poll.ahead && (*events & POLLIN)) {
+        int r = cr__ahead_look(cr__worker_here(), &c->poll);
+        if (r != 0)
+            return r > 0 ? 0 : r;
+    }
+    return cr__poll_unpollable(&c->poll) || cr__os_poll_now(c->poll.fd, *events) ? 0 : -EAGAIN;
 }
 
 static int stream_wait(struct cr_conn *conn, bool to_write, int64_t deadline_ns)
@@ -303,7 +302,8 @@ static int stream_close_write(struct cr_conn *conn)
 static void stream_close(struct cr_conn *conn, enum cr__how how)
 {
     struct cr__fd_conn *c = of(conn);
-    if (how == CR__CLOSE_RESET && c->kind == CR__FD_TCP)
+    /* the kernel resets, too, who closes without having read all; it doesn't know of what has been received ahead */
+    if (c->poll.kind == CR__FD_TCP && (how == CR__CLOSE_RESET || (c->poll.ahead && cr__ahead_look(cr__worker_here(), &c->poll) == 1)))
         cr__os_linger_none(c->poll.fd);
     cr__fd_conn_close(c);
 }
@@ -316,7 +316,7 @@ static int stream_url(const struct cr_conn *conn, enum cr__side side, char *buf,
                               : cr__os_peername(c->poll.fd, (struct sockaddr *)&addr.sa, &addr.size_bytes);
     if (r < 0)
         return r == -ENOTSOCK ? -EOPNOTSUPP : r;
-    return cr__url_format(c->scheme, &addr, buf, size_bytes);
+    return cr__url_format(c->poll.scheme, &addr, buf, size_bytes);
 }
 
 static int stream_fd(const struct cr_conn *conn)
@@ -492,8 +492,8 @@ int cr_conn_from_fd(struct cr_conn **out, int fd)
         forget(c);
         return r;
     }
-    c->scheme = (uint8_t)scheme;
-    if (atomic_load_explicit(&c->poll.watched, memory_order_relaxed) == CR__UNPOLLABLE)
+    c->poll.scheme = (uint8_t)scheme;
+    if (cr__poll_unpollable(&c->poll))
         c->conn.ops = &cr__file_ops; /* the kernel can't poll it: a regular file, or like one */
     else
         cr__os_set_nonblocking(fd);

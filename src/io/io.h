@@ -6,7 +6,7 @@
 #include "conn/conn.h"
 #include "poll/poll.h"
 
-/* The worker's connections and buffers. Set up after the poller. 0 or -ENOMEM. */
+/* The worker's connections. Set up after the poller. 0 or -ENOMEM. */
 int cr__io_init(struct cr__worker *worker);
 void cr__io_fini(struct cr__worker *worker);
 
@@ -27,17 +27,13 @@ struct cr__fd_conn {
         struct cr_conn conn;
         struct cr_listener listener;
     };
-    struct cr__pollable poll;
-    struct cr__lent_buffer *lent; /* out with the user */
-    uint8_t kind;                 /* of enum cr__fd_kind */
-    uint8_t scheme;               /* of enum cr__scheme: what to call its addresses */
-    bool unlink_path;             /* a listener on unix:/PATH: remove it at the end */
+    struct cr__pollable poll; /* its kind: of enum cr__fd_kind; its scheme: of enum cr__scheme, what to call its addresses; unlink_path: a listener
+                                 on unix:/PATH, to be removed at the end */
 };
 _Static_assert(sizeof(struct cr__fd_conn) <= 64, "an idle connection's budget");
 
 struct cr__io {
     struct cr__slab conns;
-    struct cr__slab buffers;
 };
 
 static inline struct cr__io *cr__io_here(void)

@@ -166,8 +166,9 @@ static int kernel_listen(struct cr_net *net, struct cr_listener **out, const str
         return r;
     }
     c->listener.ops = &listener_ops;
-    c->scheme = (uint8_t)url->scheme;
-    c->unlink_path = has_file(url);
+    c->poll.scheme = (uint8_t)url->scheme;
+    c->poll.unlink_path = has_file(url);
+    cr__ahead_allow(cr__worker_here(), &c->poll, CR__AHEAD_SOCKETS, opts->backlog ? (unsigned)opts->backlog : DEFAULT_BACKLOG);
     *out = &c->listener;
     return 0;
 }
@@ -197,13 +198,18 @@ static bool accept_again(int r)
 /* Accepts only if there is memory for the connection: else it stays in the backlog. */
 static ssize_t try_accept(struct cr__fd_conn *listener, void *unused)
 {
-    struct cr__io *io = cr__io_here();
+    struct cr__worker *worker = cr__worker_here();
+    struct cr__io *io = worker->io;
     void *room = cr__slab_get(&io->conns);
     (void)unused;
     if (!room)
         return -ENOMEM;
     cr__slab_put(&io->conns, room);
-    int fd;
+    int fd = -EINVAL;
+    if (listener->poll.ahead)
+        fd = cr__ahead_accept(worker, &listener->poll);
+    if (fd != -EINVAL)
+        return fd;
     do
         fd = cr__os_accept(listener->poll.fd);
     while (fd < 0 && accept_again(fd));
@@ -213,8 +219,8 @@ static ssize_t try_accept(struct cr__fd_conn *listener, void *unused)
 static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
 {
     struct cr__fd_conn *lc = of_listener(l);
-    enum cr__fd_kind kind = lc->kind;
-    uint8_t scheme = lc->scheme;
+    enum cr__fd_kind kind = lc->poll.kind;
+    uint8_t scheme = lc->poll.scheme;
     int fd = (int)cr__transfer(lc, CR__IN, deadline_ns, try_accept, NULL);
     if (fd < 0)
         return fd;
@@ -224,7 +230,8 @@ static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t 
         cr__os_close(fd);
         return r;
     }
-    c->scheme = scheme;
+    c->poll.scheme = scheme;
+    cr__ahead_allow(cr__worker_here(), &c->poll, CR__AHEAD_BYTES, 0);
     *out = &c->conn;
     return 0;
 }
@@ -234,14 +241,14 @@ static int listener_url(const struct cr_listener *l, char *buf, size_t size_byte
     const struct cr__fd_conn *c = of_listener(l);
     struct cr_addr addr = {.size_bytes = sizeof(addr.sa)};
     int r = cr__os_sockname(c->poll.fd, (struct sockaddr *)&addr.sa, &addr.size_bytes);
-    return r < 0 ? r : cr__url_format(c->scheme, &addr, buf, size_bytes);
+    return r < 0 ? r : cr__url_format(c->poll.scheme, &addr, buf, size_bytes);
 }
 
 static void listener_close(struct cr_listener *l)
 {
     struct cr__fd_conn *c = of_listener(l);
     char url[sizeof(struct sockaddr_un) + 8];
-    if (c->unlink_path && listener_url(l, url, sizeof(url)) > 0)
+    if (c->poll.unlink_path && listener_url(l, url, sizeof(url)) > 0)
         cr__os_unlink(url + strlen("unix:"));
     cr__fd_conn_close(c);
 }
@@ -264,7 +271,7 @@ static int kernel_bind(struct cr_net *net, struct cr_conn **out, const struct cr
         cr__os_close(fd);
         return r;
     }
-    c->scheme = CR__UDP;
+    c->poll.scheme = CR__UDP;
     *out = &c->conn;
     return 0;
 }
@@ -297,6 +304,8 @@ static int connect_until(struct cr__fd_conn **out, int fd, const struct cr_addr 
     int r = connected;
     if (connected == 0 || connected == -EINPROGRESS)
         r = cr__fd_conn_open(out, fd, kind_of(url), ops_of(url), false, connected == 0);
+    if (r >= 0 && url->scheme != CR__UDP)
+        cr__ahead_allow(cr__worker_here(), &(*out)->poll, CR__AHEAD_BYTES, 0);
     if (r < 0)
         cr__os_close(fd); /* a Unix socket whose backlog is full says -EAGAIN: the caller may try again */
     if (r < 0 || connected == 0)
@@ -346,7 +355,7 @@ static int kernel_dial(struct cr_net *net, struct cr_conn **out, const struct cr
         struct cr__fd_conn *c;
         r = dial_one(&c, &addrs[i], url, opts, share_of(deadline_ns, count - i));
         if (r == 0) {
-            c->scheme = (uint8_t)url->scheme;
+            c->poll.scheme = (uint8_t)url->scheme;
             *out = &c->conn;
             return 0;
         }

@@ -1,8 +1,6 @@
-/* The epoll poller: edge triggered, one registration for an fd's life. */
-#include "poll/poll.h"
-
-#include "mem/mem.h"
+/* The epoll poller: edge triggered, one registration for an fd's life, on the first wait. */
 #include "os/os.h"
+#include "poll/poller.h"
 
 #define EVENTS 512
 #define EDGES (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET)
@@ -12,6 +10,7 @@
 #define WATCH_BIT 1u
 
 struct poller {
+    struct cr__poller common;
     int epoll;
     struct cr__poll_watch kick_watch;
     struct epoll_event events[EVENTS];
@@ -42,7 +41,7 @@ static void deliver(struct cr__worker *worker, const struct epoll_event *event)
         events |= CR__EVENT_IN;
     if (event->events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
         events |= CR__EVENT_OUT;
-    cr__poll_deliver(worker, pollable_of(tag), (uint16_t)(tag >> ADDRESS_BITS), events);
+    cr__poll_deliver(worker, pollable_of(tag), (uint16_t)(tag >> ADDRESS_BITS), events, 0);
 }
 
 static void prefetch_waiter(uint64_t tag)
@@ -82,18 +81,73 @@ static void kicked(void *arg)
     (void)arg; /* the loop looks around by itself */
 }
 
-static const struct cr__poller_ops ops = {.poll = poll_events, .kick = kick};
+/* ---- Its functions ------------------------------------------------------------------------------------------ */
+
+static int watch(struct cr__worker *worker, struct cr__poll_watch *w)
+{
+    struct poller *poller = worker->poller;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = (uint64_t)(uintptr_t)w | WATCH_BIT};
+    return cr__os_epoll_ctl(poller->epoll, EPOLL_CTL_ADD, w->fd, &event);
+}
+
+static int add(struct cr__worker *worker, struct cr__pollable *p)
+{
+    struct poller *poller = worker->poller;
+    struct epoll_event event = {.events = EDGES, .data.u64 = tag_of(p)};
+    int r = cr__os_epoll_ctl(poller->epoll, EPOLL_CTL_ADD, p->fd, &event);
+    if (r == 0)
+        atomic_store_explicit(&p->watched, CR__WATCHED_IN | CR__WATCHED_OUT, memory_order_relaxed);
+    return r == -ENOSPC ? -ENOMEM : r; /* fs.epoll.max_user_watches */
+}
+
+/* Both directions at once: so nothing of p is watched yet. What the kernel can't poll was told apart when it was added. */
+static int arm(struct cr__worker *worker, struct cr__pollable *p, enum cr__direction d)
+{
+    (void)d;
+    return add(worker, p);
+}
+
+static void close_fd(struct cr__worker *worker, struct cr__pollable *p)
+{
+    if (atomic_load_explicit(&p->watched, memory_order_relaxed) & CR__WATCHED_IN && !cr__poll_unpollable(p)) {
+        /* closing would do it, if no one holds a duplicate of the fd */
+        struct poller *poller = worker->sched->workers[p->worker]->poller;
+        struct epoll_event none = {0};
+        cr__os_epoll_ctl(poller->epoll, EPOLL_CTL_DEL, p->fd, &none);
+    }
+    cr__os_close(p->fd);
+    cr__poll_released(worker, p);
+}
+
+static void fini(struct cr__worker *worker)
+{
+    struct poller *poller = worker->poller;
+    cr__slab_fini(&poller->common.buffers.slab);
+    cr__os_close(poller->kick_watch.fd);
+    cr__os_close(poller->epoll);
+    cr__mem_free(poller, sizeof(*poller), CR__MEM_OTHER);
+}
+
+static const struct cr__poll_ops ops = {
+    .loop = {.poll = poll_events, .kick = kick},
+    .fini = fini,
+    .watch = watch,
+    .add = add,
+    .arm = arm,
+    .close = close_fd,
+};
 
 static int open_poller(struct cr__worker *worker, struct poller *poller)
 {
     poller->epoll = cr__os_epoll_create();
     if (poller->epoll < 0)
         return poller->epoll;
+    cr__slab_init(&poller->common.buffers.slab, sizeof(struct cr__buffer), CR__MEM_BUFFERS);
     worker->poller = poller;
-    worker->poller_ops = &ops;
+    worker->poller_ops = &ops.loop;
     int fd = cr__os_eventfd();
     poller->kick_watch = (struct cr__poll_watch){.fd = fd, .fn = kicked};
-    int r = fd < 0 ? fd : cr__poll_watch(worker, &poller->kick_watch);
+    int r = fd < 0 ? fd : watch(worker, &poller->kick_watch);
     if (r < 0 && fd >= 0)
         cr__os_close(fd);
     if (r < 0)
@@ -101,66 +155,13 @@ static int open_poller(struct cr__worker *worker, struct poller *poller)
     return r;
 }
 
-int cr__poll_init(struct cr__worker *worker)
+int cr__epoll_init(struct cr__worker *worker)
 {
-    struct poller *poller = cr__mem_alloc(sizeof(*poller), CR__MEM_OTHER);
+    struct poller *poller = cr__mem_alloc_aligned(sizeof(*poller), CR__MEM_OTHER);
     if (!poller)
         return -ENOMEM;
     int r = open_poller(worker, poller);
     if (r < 0)
         cr__mem_free(poller, sizeof(*poller), CR__MEM_OTHER);
     return r;
-}
-
-void cr__poll_fini(struct cr__worker *worker)
-{
-    struct poller *poller = worker->poller;
-    cr__os_close(poller->kick_watch.fd);
-    cr__os_close(poller->epoll);
-    cr__mem_free(poller, sizeof(*poller), CR__MEM_OTHER);
-    worker->poller = NULL;
-}
-
-int cr__poll_register(struct cr__worker *worker, struct cr__pollable *p)
-{
-    struct poller *poller = worker->poller;
-    struct epoll_event event = {.events = EDGES, .data.u64 = tag_of(p)};
-    cr__lock(worker, &p->lock); /* two coroutines, one per direction, may be the first */
-    int r = 0;
-    if (atomic_load_explicit(&p->watched, memory_order_relaxed) == CR__UNWATCHED) {
-        p->worker = worker->index;
-        r = cr__os_epoll_ctl(poller->epoll, EPOLL_CTL_ADD, p->fd, &event);
-        if (r == 0 || r == -EPERM) /* a regular file, a directory: always ready */
-            atomic_store_explicit(&p->watched, r == 0 ? CR__WATCHED : CR__UNPOLLABLE, memory_order_relaxed);
-    }
-    cr__unlock(worker, &p->lock);
-    if (r == -ENOSPC) /* fs.epoll.max_user_watches */
-        return -ENOMEM;
-    return r == -EPERM ? 0 : r;
-}
-
-void cr__poll_remove(struct cr__worker *worker, struct cr__pollable *p)
-{
-    if (atomic_load_explicit(&p->watched, memory_order_relaxed) == CR__WATCHED) {
-        /* closing would do it, if no one holds a duplicate of the fd */
-        struct poller *poller = worker->sched->workers[p->worker]->poller;
-        struct epoll_event none = {0};
-        cr__os_epoll_ctl(poller->epoll, EPOLL_CTL_DEL, p->fd, &none);
-    }
-    cr__lock(worker, &p->lock);
-    atomic_fetch_add_explicit(&p->generation, 1, memory_order_relaxed);
-    for (int d = CR__IN; d <= CR__OUT; d++) {
-        struct cr__record *waiter = p->waiter[d];
-        p->waiter[d] = NULL;
-        if (waiter)
-            cr__wake(worker, waiter, CR__CLOSED);
-    }
-    cr__unlock(worker, &p->lock);
-}
-
-int cr__poll_watch(struct cr__worker *worker, struct cr__poll_watch *watch)
-{
-    struct poller *poller = worker->poller;
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = (uint64_t)(uintptr_t)watch | WATCH_BIT};
-    return cr__os_epoll_ctl(poller->epoll, EPOLL_CTL_ADD, watch->fd, &event);
 }

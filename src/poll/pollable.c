@@ -1,5 +1,60 @@
-/* Waiting for readiness, whichever poller tells of it. poll.h has the picture and the invariants. */
-#include "poll/poll.h"
+/* What pollers share: waiting for readiness, whichever one tells of it, and the choice among them. poll.h has the picture and the invariants. */
+#include <string.h>
+
+#include "obs/obs.h"
+#include "poll/poller.h"
+
+/* ---- A worker's poller -------------------------------------------------------------------------------------- */
+
+/* Once per runtime is enough: worker 0 says it; but memory may be short for one worker alone. */
+static void say_refused(struct cr__worker *worker, const char *why, int r)
+{
+    if (worker->index == 0 || r == -ENOMEM)
+        cr__report(worker->sched->report_fd, "crore: io_uring can't be used (%s: %s), epoll is\n", why, strerrordesc_np(-r));
+}
+
+static int open_poller(struct cr__worker *worker, enum cr_poller wish)
+{
+    if (wish == CR_POLLER_URING) {
+        const char *why = "crore was built without liburing";
+        int r = -ENOSYS;
+#ifdef CR__HAVE_URING
+        r = cr__uring_init(worker, &why);
+#endif
+        if (r == 0 || !why)
+            return r;
+        say_refused(worker, why, r);
+    }
+    return cr__epoll_init(worker);
+}
+
+int cr__poll_init(struct cr__worker *worker, enum cr_poller wish)
+{
+    int r = open_poller(worker, wish);
+    if (r < 0)
+        return r;
+    struct cr__buffers *buffers = &((struct cr__poller *)worker->poller)->buffers;
+    cr__worker_flushes(worker, &buffers->slab);
+    return 0;
+}
+
+void cr__poll_fini(struct cr__worker *worker)
+{
+    cr__poll_ops(worker)->fini(worker);
+    worker->poller = NULL;
+}
+
+void cr__poll_releases(struct cr__worker *worker, void (*release)(struct cr__worker *worker, struct cr__pollable *p))
+{
+    ((struct cr__poller *)worker->poller)->release = release;
+}
+
+int cr__poll_watch(struct cr__worker *worker, struct cr__poll_watch *watch)
+{
+    return cr__poll_ops(worker)->watch(worker, watch);
+}
+
+/* ---- A pollable's life -------------------------------------------------------------------------------------- */
 
 void cr__poll_add(struct cr__pollable *p, int fd, bool in, bool out)
 {
@@ -10,11 +65,49 @@ void cr__poll_add(struct cr__pollable *p, int fd, bool in, bool out)
     p->tried[CR__IN] = p->tried[CR__OUT] = 0;
     atomic_store_explicit(&p->edges[CR__IN], in, memory_order_relaxed);
     atomic_store_explicit(&p->edges[CR__OUT], out, memory_order_relaxed);
-    atomic_store_explicit(&p->watched, CR__UNWATCHED, memory_order_relaxed);
+    atomic_store_explicit(&p->watched, 0, memory_order_relaxed);
     atomic_store_explicit(&p->end, false, memory_order_relaxed);
+    p->ahead = CR__AHEAD_NOTHING;
+    p->error = p->held = 0;
+    p->buffers = NULL;
 }
 
-static void edge(struct cr__worker *worker, struct cr__pollable *p, enum cr__direction d)
+int cr__poll_register(struct cr__worker *worker, struct cr__pollable *p)
+{
+    cr__lock(worker, &p->lock);
+    p->worker = worker->index;
+    int r = cr__poll_ops(worker)->add(worker, p);
+    if (r == -EPERM) /* a regular file, a directory: always ready */
+        atomic_store_explicit(&p->watched, CR__UNPOLLABLE | CR__WATCHED_IN | CR__WATCHED_OUT, memory_order_relaxed);
+    cr__unlock(worker, &p->lock);
+    return r == -EPERM ? 0 : r;
+}
+
+/* Whose poller watches it; of what nobody watches, the caller's. */
+static struct cr__worker *keeper_of(struct cr__worker *worker, const struct cr__pollable *p)
+{
+    bool watched = atomic_load_explicit(&p->watched, memory_order_relaxed) != 0;
+    return watched && !cr__poll_unpollable(p) ? worker->sched->workers[p->worker] : worker;
+}
+
+void cr__poll_close(struct cr__worker *worker, struct cr__pollable *p)
+{
+    cr__lock(worker, &p->lock);
+    atomic_fetch_add_explicit(&p->generation, 1, memory_order_relaxed);
+    for (int d = CR__IN; d <= CR__OUT; d++) {
+        struct cr__record *waiter = p->waiter[d];
+        p->waiter[d] = NULL;
+        if (waiter)
+            cr__wake(worker, waiter, CR__CLOSED);
+    }
+    cr__unlock(worker, &p->lock);
+    cr__ahead_drop(worker, p);
+    cr__poll_ops(keeper_of(worker, p))->close(worker, p);
+}
+
+/* ---- Events ------------------------------------------------------------------------------------------------- */
+
+void cr__poll_edge(struct cr__worker *worker, struct cr__pollable *p, enum cr__direction d)
 {
     uint16_t edges = atomic_load_explicit(&p->edges[d], memory_order_relaxed);
     atomic_store_explicit(&p->edges[d], (uint16_t)(edges + 1), memory_order_release); /* pairs with the acquire in cr__poll_try */
@@ -24,23 +117,33 @@ static void edge(struct cr__worker *worker, struct cr__pollable *p, enum cr__dir
         cr__wake(worker, waiter, CR__WOKEN);
 }
 
-void cr__poll_deliver(struct cr__worker *worker, struct cr__pollable *p, uint16_t generation, unsigned events)
+void cr__poll_deliver(struct cr__worker *worker, struct cr__pollable *p, uint16_t generation, unsigned events, unsigned gone)
 {
     cr__lock(worker, &p->lock);
-    if (atomic_load_explicit(&p->generation, memory_order_relaxed) != generation)
+    if (atomic_load_explicit(&p->generation, memory_order_relaxed) != generation) {
         events = 0; /* closed since the event was fetched */
-    else
+    } else {
         cr__count(&worker->counters.events, 1);
+        if (CR__UNLIKELY(gone))
+            atomic_fetch_and_explicit(&p->watched, (uint8_t)~gone, memory_order_relaxed);
+    }
     if (events & CR__EVENT_END)
         atomic_store_explicit(&p->end, true, memory_order_relaxed);
     if (events & CR__EVENT_IN)
-        edge(worker, p, CR__IN);
+        cr__poll_edge(worker, p, CR__IN);
     if (events & CR__EVENT_OUT)
-        edge(worker, p, CR__OUT);
+        cr__poll_edge(worker, p, CR__OUT);
     cr__unlock(worker, &p->lock);
 }
 
-/* Takes place as the waiter of its direction. 0; 1: an event has come since the last try. */
+/* ---- Waiting ------------------------------------------------------------------------------------------------ */
+
+static bool is_watched(const struct cr__pollable *p, enum cr__direction d)
+{
+    return (atomic_load_explicit(&p->watched, memory_order_relaxed) & (CR__WATCHED_IN << d)) != 0;
+}
+
+/* Takes place as the waiter of its direction, and has that watched. 0; 1: an event has come since the last try. */
 static int enlist(struct cr__worker *worker, struct cr__record *me, struct cr__pollable *p, enum cr__direction d, int64_t deadline_ns)
 {
     int r = 1;
@@ -48,7 +151,14 @@ static int enlist(struct cr__worker *worker, struct cr__record *me, struct cr__p
     if (p->waiter[d])
         r = -EBUSY;
     else if (atomic_load_explicit(&p->edges[d], memory_order_relaxed) == p->tried[d]) {
-        r = cr__wait_begin(worker, me, d == CR__IN ? CR__WAIT_READABLE : CR__WAIT_WRITABLE, p, deadline_ns);
+        r = 0;
+        if (CR__UNLIKELY(!is_watched(p, d)) && deadline_ns > worker->now_ns) {
+            struct cr__worker *keeper = keeper_of(worker, p);
+            p->worker = keeper->index;
+            r = cr__poll_ops(keeper)->arm(worker, p, d);
+        }
+        if (CR__LIKELY(r == 0))
+            r = cr__wait_begin(worker, me, d == CR__IN ? CR__WAIT_READABLE : CR__WAIT_WRITABLE, p, deadline_ns);
         if (r == 0)
             p->waiter[d] = me;
     }
@@ -62,11 +172,6 @@ int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline
     struct cr__record *me = cr__running(&worker);
     if (CR__UNLIKELY(!me))
         return -EPERM;
-    if (CR__UNLIKELY(atomic_load_explicit(&p->watched, memory_order_relaxed) == CR__UNWATCHED)) {
-        int r = cr__poll_register(worker, p);
-        if (r < 0)
-            return r;
-    }
     uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
     int r = enlist(worker, me, p, d, deadline_ns);
     if (CR__UNLIKELY(r != 0)) {
@@ -80,7 +185,7 @@ int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline
     cr__wait_outside(worker, -1);
     if (CR__UNLIKELY(r < 0)) {
         cr__lock(worker, &p->lock);
-        if (p->waiter[d] == me)
+        if (atomic_load_explicit(&p->generation, memory_order_relaxed) == generation && p->waiter[d] == me)
             p->waiter[d] = NULL;
         cr__unlock(worker, &p->lock);
     }

@@ -39,7 +39,7 @@ struct cr_rt *cr__rt_of(struct cr__sched *sched)
 
 static int check_config(const struct cr_config *config)
 {
-    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && cr__stack_size(config->stack_size_bytes) != 0 &&
+    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->poller <= CR_POLLER_URING && cr__stack_size(config->stack_size_bytes) != 0 &&
                 config->guard_size_bytes % 4096 == 0 && config->guard_size_bytes <= MAX_GUARD_BYTES &&
                 config->report_fd >= 0;
     return good ? 0 : -EINVAL;
@@ -76,12 +76,26 @@ static int choose_workers(const struct cr_config *config, unsigned *count)
     return 0;
 }
 
+/* The same for the poller. */
+static int choose_poller(struct cr_config *config)
+{
+    const char *wish = getenv("CR_POLLER");
+    if (config->poller == CR_POLLER_DEFAULT && wish && *wish) {
+        if (strcmp(wish, "epoll") != 0 && strcmp(wish, "uring") != 0) {
+            fprintf(stderr, "crore: CR_POLLER=%s: epoll or uring is meant\n", wish);
+            return -EINVAL;
+        }
+        config->poller = strcmp(wish, "uring") == 0 ? CR_POLLER_URING : CR_POLLER_EPOLL;
+    }
+    return 0;
+}
+
 /* ---- A worker's life ---------------------------------------------------------------------------------------- */
 
 static int open_worker(struct cr_rt *rt, struct cr__worker *worker, unsigned index)
 {
     cr__worker_init(worker, &rt->sched, index, &rt->config);
-    int r = cr__poll_init(worker);
+    int r = cr__poll_init(worker, rt->config.poller);
     if (r < 0)
         return r;
     r = cr__io_init(worker);
@@ -239,6 +253,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
     int r = check_config(&rt->config);
     if (r == 0)
         r = choose_workers(&rt->config, &rt->sched.count);
+    if (r == 0)
+        r = choose_poller(&rt->config);
     rt->sched.report_fd = rt->config.report_fd ? rt->config.report_fd : STDERR_FILENO;
     return r;
 }
