@@ -8,6 +8,7 @@
 #include <crore/outside.h>
 #include <crore/rt.h>
 #include <crore/scope.h>
+#include <crore/server.h>
 #include <crore/sync.h>
 
 #endif

@@ -38,6 +38,7 @@ struct cr_conn {
 
 struct cr__listener_ops {
     int (*accept)(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns);
+    int (*accept_now)(struct cr_listener *l, struct cr_conn **out); /* by whoever, also while its own acceptor waits: 0, or why not */
     void (*close)(struct cr_listener *l);
     int (*url)(const struct cr_listener *l, char *buf, size_t size_bytes);
 };
@@ -78,6 +79,9 @@ struct cr__net_ops {
 struct cr_net {
     const struct cr__net_ops *ops;
 };
+
+/* On an idle worker, while another one is stuck: accepts what waits at that one's listeners (server.c). */
+void cr__server_take_over(struct cr__worker *here, unsigned stuck);
 
 /* The network of those who name none; set before the first coroutine runs. */
 void cr__conn_default_net(struct cr_net *net);

@@ -216,14 +216,9 @@ static ssize_t try_accept(struct cr__fd_conn *listener, void *unused)
     return fd;
 }
 
-static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
+/* Makes a connection of what was accepted, or closes it. */
+static int accepted(struct cr_conn **out, int fd, enum cr__fd_kind kind, uint8_t scheme)
 {
-    struct cr__fd_conn *lc = of_listener(l);
-    enum cr__fd_kind kind = lc->poll.kind;
-    uint8_t scheme = lc->poll.scheme;
-    int fd = (int)cr__transfer(lc, CR__IN, deadline_ns, try_accept, NULL);
-    if (fd < 0)
-        return fd;
     struct cr__fd_conn *c;
     int r = cr__fd_conn_open(&c, fd, kind, &cr__stream_ops, false, true);
     if (r < 0) {
@@ -234,6 +229,24 @@ static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t 
     cr__ahead_allow(cr__worker_here(), &c->poll, CR__AHEAD_BYTES, 0);
     *out = &c->conn;
     return 0;
+}
+
+static int listener_accept(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
+{
+    struct cr__fd_conn *lc = of_listener(l);
+    enum cr__fd_kind kind = lc->poll.kind;
+    uint8_t scheme = lc->poll.scheme;
+    int fd = (int)cr__transfer(lc, CR__IN, deadline_ns, try_accept, NULL);
+    return fd < 0 ? fd : accepted(out, fd, kind, scheme);
+}
+
+static int listener_accept_now(struct cr_listener *l, struct cr_conn **out)
+{
+    struct cr__fd_conn *lc = of_listener(l);
+    int fd = (int)try_accept(lc, NULL);
+    if (fd == -EAGAIN) /* a poller that accepts ahead does so only while its worker is not stuck */
+        fd = cr__os_accept(lc->poll.fd);
+    return fd < 0 ? fd : accepted(out, fd, lc->poll.kind, lc->poll.scheme);
 }
 
 static int listener_url(const struct cr_listener *l, char *buf, size_t size_bytes)
@@ -254,7 +267,7 @@ static void listener_close(struct cr_listener *l)
 }
 
 static const struct cr__listener_ops listener_ops = {
-    .accept = listener_accept, .close = listener_close, .url = listener_url};
+    .accept = listener_accept, .accept_now = listener_accept_now, .close = listener_close, .url = listener_url};
 
 static int kernel_bind(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts,
                        int64_t deadline_ns)

@@ -723,6 +723,23 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
     return answers[outcome];
 }
 
+struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns)
+{
+    struct cr__co_cold *cold = me->co.cold; /* without one, there is no bound to lift */
+    struct cr__mask before = {(cr__flag_set(me, CR__MASKED, true) & CR__MASKED) != 0, cold ? cold->bound_ns : CR_FOREVER};
+    if (cold)
+        cold->bound_ns = bound_ns;
+    return before;
+}
+
+void cr__unmask(struct cr__record *me, struct cr__mask before)
+{
+    if (!before.masked)
+        cr__flag_set(me, CR__MASKED, false);
+    if (me->co.cold)
+        me->co.cold->bound_ns = before.bound_ns;
+}
+
 int cr_sleep_until(int64_t deadline_ns)
 {
     struct cr__worker *w;

@@ -413,6 +413,22 @@ static inline bool cr__wake(struct cr__worker *worker, struct cr__record *record
 /* Cancels: sets the flag and ends the present wait. The caller holds what keeps the record alive. */
 void cr__cancel(struct cr__worker *worker, struct cr__record *record, uint32_t flag);
 
+/* From here on the running coroutine's waits don't fail for being cancelled, nor by their scope's deadline, but are bounded by bound_ns. Undo with
+ * _unmask, in brackets. */
+struct cr__mask {
+    bool masked;
+    int64_t bound_ns;
+};
+struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns);
+void cr__unmask(struct cr__record *me, struct cr__mask before);
+
+/* Sets or clears flags in the running coroutine's own word. Returns it as it was. */
+static inline uint32_t cr__flag_set(struct cr__record *me, uint32_t flag, bool on)
+{
+    return on ? atomic_fetch_or_explicit(&me->word, flag, memory_order_relaxed)
+              : atomic_fetch_and_explicit(&me->word, ~flag, memory_order_relaxed);
+}
+
 /* Called by calls that could go on without suspending: every 64th yields, lest one coroutine keep the worker. */
 static inline void cr__breathe(struct cr__worker *worker)
 {

@@ -102,29 +102,6 @@ static struct cr__extra *extra_if_any(const struct cr_co *co)
 
 /* ---- Masking ------------------------------------------------------------------------------------------------ */
 
-static uint32_t flag_set(struct cr__record *me, uint32_t flag, bool on)
-{
-    return on ? atomic_fetch_or_explicit(&me->word, flag, memory_order_relaxed)
-              : atomic_fetch_and_explicit(&me->word, ~flag, memory_order_relaxed);
-}
-
-struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns)
-{
-    struct cr__co_cold *cold = me->co.cold; /* without one, there is no bound to lift */
-    struct cr__mask before = {(flag_set(me, CR__MASKED, true) & CR__MASKED) != 0, cold ? cold->bound_ns : CR_FOREVER};
-    if (cold)
-        cold->bound_ns = bound_ns;
-    return before;
-}
-
-void cr__unmask(struct cr__record *me, struct cr__mask before)
-{
-    if (!before.masked)
-        flag_set(me, CR__MASKED, false);
-    if (me->co.cold)
-        me->co.cold->bound_ns = before.bound_ns;
-}
-
 int cr_cancel_mask(int64_t grace_ns)
 {
     struct cr__worker *w;
@@ -284,7 +261,7 @@ int cr_scope_cancel(struct cr_scope *scope)
         return -EPERM;
     cancel_tree(w, scope);
     if (scope->owner == me)
-        flag_set(me, CR__SCOPE_CANCEL, true);
+        cr__flag_set(me, CR__SCOPE_CANCEL, true);
     else
         cr__cancel(w, scope->owner, CR__SCOPE_CANCEL);
     return 0;
@@ -372,9 +349,9 @@ int cr_scope_close(struct cr_scope *scope)
     extra->innermost = scope->outer;
     if (extra->masks == 0)
         me->co.cold->bound_ns = scope->owner_bound_ns;
-    flag_set(me, CR__SCOPE_CANCEL, false);
+    cr__flag_set(me, CR__SCOPE_CANCEL, false);
     if (still_cancelled(w, extra))
-        flag_set(me, CR__SCOPE_CANCEL, true);
+        cr__flag_set(me, CR__SCOPE_CANCEL, true);
     put(scope);
     return r;
 }

@@ -15,18 +15,6 @@
 #include <crore/scope.h>
 #include <crore/sync.h>
 
-/* ---- Not being cancelled for a while (scope.c) -------------------------------------------------------------- */
-
-struct cr__mask {
-    bool masked;
-    int64_t bound_ns;
-};
-
-/* From here on the running coroutine's waits don't fail for being cancelled, nor by their scope's deadline, but are bounded by bound_ns. Undo with
- * _unmask, in brackets. */
-struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns);
-void cr__unmask(struct cr__record *me, struct cr__mask before);
-
 /* What `sync` keeps with a coroutine, made on demand (scope.c). */
 struct cr__extra {
     struct cr__co_above above;

@@ -1,0 +1,394 @@
+/* Serving with a listener and an accepting coroutine on each worker.
+ *
+ * A server is used by its acceptors, its sessions and its owner; the last one frees it. Listeners belong to their acceptors, which close them; `lock` is for
+ * whoever accepts in a stuck worker's place: under it a listener is either still there, or NULL. */
+#include "conn/conn.h"
+
+#include <crore/server.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "obs/obs.h"
+
+#define URL_BYTES 300
+#define PAUSE_NS (10 * CR_MS)
+#define TAKEN_OVER 64 /* connections at a time, in another worker's place */
+
+struct place {
+    _Alignas(CR__CACHE_LINE) struct cr_server *server;
+    struct cr_listener *listener; /* NULL: none on this worker, or closed; changed under the server's lock */
+    struct cr_co *acceptor;
+    bool paused;
+    _Atomic int64_t sessions;
+};
+
+struct cr_server {
+    struct cr__sched *sched;
+    void (*session)(struct cr_conn *conn, void *arg);
+    void *arg;
+    struct cr_serve_opts opts;
+    struct cr_attr attr;
+    char name[CR__NAME_BYTES];
+    char url[URL_BYTES];
+    bool one_for_all; /* one listener for all workers */
+    _Atomic int64_t users;
+    _Atomic uint8_t lock;
+    struct cr_server *next, **link; /* of all servers of the process */
+    struct place *places;
+};
+
+static _Atomic uint8_t servers_lock;
+static struct cr_server *servers;
+
+static size_t places_bytes(const struct cr_server *server)
+{
+    return server->sched->count * sizeof(struct place);
+}
+
+static void put(struct cr_server *server)
+{
+    if (atomic_fetch_sub_explicit(&server->users, 1, memory_order_acq_rel) > 1)
+        return;
+    cr__mem_free(server->places, places_bytes(server), CR__MEM_CONNS);
+    cr__mem_free(server, sizeof(*server), CR__MEM_CONNS);
+}
+
+static void get(struct cr_server *server)
+{
+    atomic_fetch_add_explicit(&server->users, 1, memory_order_relaxed);
+}
+
+/* ---- Sessions ----------------------------------------------------------------------------------------------- */
+
+/* A session's argument is its connection; the place that it counts for goes with it. */
+struct start {
+    struct place *place;
+    struct cr_conn *conn;
+};
+
+static void run_session(void *arg)
+{
+    struct start start = *(struct start *)arg;
+    struct cr_server *server = start.place->server;
+    cr__mem_free(arg, sizeof(start), CR__MEM_CONNS);
+    server->session(start.conn, server->arg);
+    atomic_fetch_sub_explicit(&start.place->sessions, 1, memory_order_relaxed);
+    put(server);
+}
+
+static unsigned least_loaded(const struct cr_server *server)
+{
+    unsigned best = 0;
+    for (unsigned i = 1; i < server->sched->count; i++) {
+        if (atomic_load_explicit(&server->places[i].sessions, memory_order_relaxed) <
+            atomic_load_explicit(&server->places[best].sessions, memory_order_relaxed))
+            best = i;
+    }
+    return best;
+}
+
+static enum cr_placement placement_of(const struct cr_server *server)
+{
+    bool chosen = server->opts.placement != CR_PLACE_DEFAULT;
+    return chosen || !server->one_for_all ? server->opts.placement : CR_PLACE_LEAST_LOADED;
+}
+
+/* Begins a session; on an error the connection is closed. */
+static int begin_session(struct cr_server *server, struct cr_conn *conn)
+{
+    int here = cr_worker_index();
+    enum cr_placement placement = placement_of(server);
+    unsigned where = placement == CR_PLACE_LEAST_LOADED ? least_loaded(server) : (unsigned)here;
+    struct start *start = cr__mem_alloc(sizeof(*start), CR__MEM_CONNS);
+    int r = start ? 0 : -ENOMEM;
+    if (r == 0) {
+        *start = (struct start){&server->places[where], conn};
+        get(server);
+        atomic_fetch_add_explicit(&start->place->sessions, 1, memory_order_relaxed);
+        r = placement == CR_PLACE_DEFAULT ? cr_spawn(NULL, run_session, start, &server->attr)
+                                          : cr_spawn_on(NULL, where, run_session, start, &server->attr);
+        if (r < 0) {
+            atomic_fetch_sub_explicit(&start->place->sessions, 1, memory_order_relaxed);
+            put(server);
+            cr__mem_free(start, sizeof(*start), CR__MEM_CONNS);
+        }
+    }
+    if (r < 0)
+        cr_close(conn);
+    return r;
+}
+
+/* ---- Accepting ---------------------------------------------------------------------------------------------- */
+
+static void tell(struct place *place, int why)
+{
+    const struct cr_server *server = place->server;
+    if ((why < 0) == place->paused)
+        return;
+    place->paused = why < 0;
+    if (server->opts.paused)
+        server->opts.paused(server->arg, why);
+    else
+        cr__report(server->sched->report_fd, "crore: accepting on %s %s%s%s\n", server->url, why < 0 ? "pauses" : "goes on",
+                   why < 0 ? ": " : "", why < 0 ? strerror(-why) : "");
+}
+
+static bool passes(int r)
+{
+    return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;
+}
+
+/* Also where there is always one more to accept, so that no wait says it. */
+static bool is_cancelled(void)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    return cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed));
+}
+
+/* A pause ends when all who waited have been accepted, lest each one be announced. */
+static void accept_all(struct place *place)
+{
+    struct cr_server *server = place->server;
+    for (;;) {
+        struct cr_conn *conn;
+        int full = server->opts.full ? server->opts.full(server->arg) : 0;
+        int r = full ? 0 : cr_accept_until(place->listener, &conn, place->paused ? 0 : CR_FOREVER);
+        if (full == 0 && r == 0)
+            r = begin_session(server, conn);
+        if (r == -ECANCELED || is_cancelled())
+            return;
+        if (full < 0 || passes(r)) {
+            tell(place, full < 0 ? full : r);
+            if (cr_sleep(PAUSE_NS) == -ECANCELED)
+                return;
+        } else if (r == -ETIMEDOUT) {
+            tell(place, 0);
+        } else if (r < 0) {
+            tell(place, r);
+            return;
+        }
+    }
+}
+
+static void acceptor(void *arg)
+{
+    struct place *place = arg;
+    struct cr_server *server = place->server;
+    accept_all(place);
+    cr__spin_lock(&server->lock);
+    struct cr_listener *listener = place->listener;
+    place->listener = NULL;
+    cr__spin_unlock(&server->lock);
+    cr_listener_close(listener);
+    put(server);
+}
+
+/* ---- In a stuck worker's place ------------------------------------------------------------------------------ */
+
+static struct cr_conn *accept_at(struct place *place)
+{
+    struct cr_conn *conn = NULL;
+    cr__spin_lock(&place->server->lock);
+    if (!place->listener || !place->listener->ops->accept_now || place->listener->ops->accept_now(place->listener, &conn) < 0)
+        conn = NULL;
+    cr__spin_unlock(&place->server->lock);
+    return conn;
+}
+
+struct takeover {
+    struct cr_server *server;
+    unsigned stuck;
+};
+
+static void accept_in_its_place(void *arg)
+{
+    struct takeover t = *(struct takeover *)arg;
+    struct place *place = &t.server->places[t.stuck];
+    struct cr_conn *conn;
+    cr__mem_free(arg, sizeof(t), CR__MEM_CONNS);
+    for (int i = 0; i < TAKEN_OVER && !(t.server->opts.full && t.server->opts.full(t.server->arg)); i++) {
+        conn = accept_at(place);
+        if (!conn || begin_session(t.server, conn) < 0)
+            break;
+    }
+    put(t.server);
+}
+
+void cr__server_take_over(struct cr__worker *here, unsigned stuck)
+{
+    cr__spin_lock(&servers_lock);
+    for (struct cr_server *server = servers; server; server = server->next) {
+        if (server->sched != here->sched)
+            continue;
+        struct takeover *t = cr__mem_alloc(sizeof(*t), CR__MEM_CONNS); /* if there is no memory, the next time */
+        if (!t)
+            continue;
+        *t = (struct takeover){server, stuck};
+        get(server);
+        if (cr__spawn(here, here, NULL, accept_in_its_place, t, NULL) < 0) {
+            put(server);
+            cr__mem_free(t, sizeof(*t), CR__MEM_CONNS);
+        }
+    }
+    cr__spin_unlock(&servers_lock);
+}
+
+/* ---- Beginning and ending ----------------------------------------------------------------------------------- */
+
+static void enlist(struct cr_server *server)
+{
+    cr__spin_lock(&servers_lock);
+    server->next = servers;
+    server->link = &servers;
+    if (servers)
+        servers->link = &server->next;
+    servers = server;
+    cr__spin_unlock(&servers_lock);
+}
+
+static void delist(struct cr_server *server)
+{
+    cr__spin_lock(&servers_lock);
+    *server->link = server->next;
+    if (server->next)
+        server->next->link = server->link;
+    cr__spin_unlock(&servers_lock);
+}
+
+static bool has_port(const char *url)
+{
+    return strncmp(url, "tcp:", 4) == 0;
+}
+
+/* The first listener finds the port, the others share it. All are opened here; each is watched where it is first waited for. */
+static int listen_all(struct cr_server *server, const char *url)
+{
+    unsigned here = (unsigned)cr_worker_index(), count = server->sched->count;
+    struct cr_conn_opts opts = server->opts.conn;
+    server->one_for_all = !has_port(url) && count > 1;
+    if (has_port(url) && count > 1)
+        opts.flags |= CR_REUSE_PORT;
+    int r = cr_listen(&server->places[here].listener, url, &opts);
+    if (r == 0)
+        r = cr_listener_url(server->places[here].listener, server->url, sizeof(server->url));
+    for (unsigned i = 0; has_port(url) && i < count && r >= 0; i++) {
+        if (i != here)
+            r = cr_listen(&server->places[i].listener, server->url, &opts);
+    }
+    return r < 0 ? r : 0;
+}
+
+/* With or without acceptors: those that there are end, and close their listeners. */
+static void stop(struct cr_server *server)
+{
+    for (unsigned i = 0; i < server->sched->count; i++) {
+        struct place *place = &server->places[i];
+        if (place->acceptor)
+            cr_cancel(place->acceptor);
+        else if (place->listener)
+            cr_listener_close(place->listener);
+    }
+    for (unsigned i = 0; i < server->sched->count; i++) {
+        if (server->places[i].acceptor)
+            (void)!cr_join(server->places[i].acceptor);
+    }
+}
+
+static int start_all(struct cr_server *server)
+{
+    static const struct cr_attr attr = {.name = "acceptor"};
+    for (unsigned i = 0; i < server->sched->count; i++) {
+        struct place *place = &server->places[i];
+        if (!place->listener)
+            continue;
+        get(server);
+        int r = cr_spawn_on(&place->acceptor, i, acceptor, place, &attr);
+        if (r < 0) {
+            put(server);
+            return r;
+        }
+    }
+    return 0;
+}
+
+static struct cr_server *make(struct cr__sched *sched, const struct cr_serve_opts *opts)
+{
+    struct cr_server *server = cr__mem_alloc(sizeof(*server), CR__MEM_CONNS);
+    if (!server)
+        return NULL;
+    server->sched = sched;
+    server->opts = opts ? *opts : (struct cr_serve_opts){0};
+    server->attr = server->opts.attr ? *server->opts.attr : (struct cr_attr){0};
+    if (server->attr.name)
+        server->attr.name = memcpy(server->name, server->attr.name, strnlen(server->attr.name, CR__NAME_BYTES - 1));
+    server->places = cr__mem_alloc_aligned(places_bytes(server), CR__MEM_CONNS);
+    if (!server->places) {
+        cr__mem_free(server, sizeof(*server), CR__MEM_CONNS);
+        return NULL;
+    }
+    for (unsigned i = 0; i < sched->count; i++)
+        server->places[i].server = server;
+    atomic_store_explicit(&server->users, 1, memory_order_relaxed);
+    return server;
+}
+
+int cr_serve(struct cr_server **out, const char *url, void (*session)(struct cr_conn *, void *), void *arg, const struct cr_serve_opts *opts)
+{
+    struct cr__worker *w;
+    if (!cr__running(&w))
+        return -EPERM;
+    if (!url || !session || (opts && opts->placement > CR_PLACE_LEAST_LOADED))
+        return -EINVAL;
+    struct cr_server *server = make(w->sched, opts);
+    if (!server)
+        return -ENOMEM;
+    server->session = session;
+    server->arg = arg;
+    int r = listen_all(server, url);
+    if (r == 0)
+        r = start_all(server);
+    if (r < 0) {
+        stop(server);
+        put(server);
+        return r;
+    }
+    enlist(server);
+    *out = server;
+    return 0;
+}
+
+int cr_server_close(struct cr_server *server)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me)
+        return -EPERM;
+    if (!server)
+        return 0;
+    delist(server);
+    struct cr__mask mask = cr__mask(me, CR_FOREVER);
+    stop(server);
+    cr__unmask(me, mask);
+    put(server);
+    return 0;
+}
+
+int cr_server_url(const struct cr_server *server, char *buf, size_t size_bytes)
+{
+    int n = snprintf(buf, size_bytes, "%s", server->url);
+    return n >= 0 && (size_t)n < size_bytes ? n : -ENOBUFS;
+}
+
+int64_t cr_server_sessions_on(const struct cr_server *server, unsigned worker)
+{
+    return worker < server->sched->count ? atomic_load_explicit(&server->places[worker].sessions, memory_order_relaxed) : 0;
+}
+
+int64_t cr_server_sessions(const struct cr_server *server)
+{
+    int64_t sum = 0;
+    for (unsigned i = 0; i < server->sched->count; i++)
+        sum += cr_server_sessions_on(server, i);
+    return sum;
+}
