@@ -44,8 +44,17 @@ struct cr_config {
                                 that have not started wait for a stack of their size */
     unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
     enum cr_poller poller;
-    int report_fd;           /* where it is told that nothing can ever run again; 0: standard error. (Overflows and broken
-                                invariants are told on standard error) */
+    int report_fd;           /* where it is told that nothing can ever run again, which coroutine runs for too long, and what all of them do at SIGQUIT; 0: standard
+                                error. (Overflows and broken invariants are told on standard error) */
+    int64_t slow_ns;         /* a coroutine that runs for longer without suspending is counted (`slow` in struct cr_stats) and, once per function, reported with its
+                                backtrace; nanoseconds, as precise as 10 ms; 0: 100 ms; negative: none is. The backtrace is asked for by a signal: the
+                                highest real-time signal below SIGRTMAX that the program has left at its default when the first runtime starts. Nobody else should
+                                use that one. A coroutine that is inside a system call which a signal would end is not asked */
+    unsigned flags;          /* of enum cr_config_flags */
+};
+
+enum cr_config_flags {
+    CR_NO_SIGQUIT = 1u << 0, /* SIGQUIT stays what it is */
 };
 
 /* Runs fn(arg) as the first coroutine, and returns when every coroutine has ended. The calling thread is worker 0; the others get threads of their own.
@@ -132,6 +141,19 @@ CR_API CR_CHECKED int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_
  * Any thread, never suspends. */
 CR_API int64_t cr_now(void);
 CR_API int64_t cr_after(int64_t duration_ns);
+
+/* Writes to fd what all coroutines of the runtime do: how many, in which function, what they wait for and who holds that, since when, whether with a deadline, and one
+ * backtrace for all that are at the same place (x86-64, with libunwind); circles of coroutines that wait for each other; what runs on a worker that does not answer
+ * within a second. The coroutines run on meanwhile, so it is no picture of one moment; memory is bounded, however many there are: what fits no group is
+ * counted. A name that another coroutine is just being given may be shown half.
+ * From a coroutine: suspends until it is written. From a thread that runs none: of all runtimes of the process, and blocks the thread. If nobody reads from
+ * fd, the rest is dropped after 5 s.
+ * Returns 0; -ECANCELED (it is written nevertheless, in a moment); -EBADF, -EMFILE (of a duplicate of fd); -ENOMEM, -EAGAIN (no thread to do it); -ESRCH: no runtime
+ * runs; -EPERM in a signal handler on a worker.
+ *
+ * SIGQUIT (Ctrl-\) does the same to report_fd while a runtime runs, and ends nothing: if it had its default disposition when the runtime started, and the flags do not
+ * say CR_NO_SIGQUIT. Where the program handles, ignores or blocks it, it is the program's: set that before the runtime starts. */
+CR_API int cr_dump(int fd);
 
 /* Counters of the calling thread's runtime since its start, all workers together. Returns 0 or -EPERM. Does not suspend. */
 struct cr_stats {

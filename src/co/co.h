@@ -83,17 +83,27 @@ void cr__self_install(void *thread_pointer, struct cr__self *self);
 
 static inline unsigned cr__co_state(const struct cr_co *co)
 {
-    return co->mode & 0xff;
+    return __atomic_load_n(&co->mode, __ATOMIC_RELAXED) & 0xff;
 }
 
 static inline unsigned cr__co_flags(const struct cr_co *co)
 {
-    return co->mode >> 8;
+    return __atomic_load_n(&co->mode, __ATOMIC_RELAXED) >> 8;
 }
 
+/* Atomic, as is what reads it for a dump (sched/dump.c): whose turn it is may be another worker's. */
 static inline void cr__co_state_set(struct cr_co *co, unsigned state)
 {
-    co->mode = CR__MODE(state, cr__co_flags(co));
+    __atomic_store_n(&co->mode, CR__MODE(state, cr__co_flags(co)), __ATOMIC_RELAXED);
+}
+
+/* Flags beyond those of enum cr_attr_flags, for dumps: of a scheduled one, by the worker whose turn it is. */
+enum { CR__CO_STARVES = 1u << 6, CR__CO_STARTED = 1u << 7 };
+
+static inline void cr__co_flags_set(struct cr_co *co, unsigned flags)
+{
+    unsigned kept = cr__co_flags(co) & ~(unsigned)(CR__CO_STARVES | CR__CO_STARTED);
+    __atomic_store_n(&co->mode, CR__MODE(cr__co_state(co), kept | flags), __ATOMIC_RELEASE); /* pairs with the acquire in sched/dump.c */
 }
 
 /* What a coroutine's attributes say, checked. 0 or -EINVAL. */

@@ -17,4 +17,17 @@ const char *cr__symbol_of(const void *entry, char *buf, size_t size_bytes);
 /* Writes a backtrace, a line per frame, of the context in a signal handler's ucontext. */
 void cr__backtrace_report(int fd, void *ucontext, unsigned max_frames);
 
+/* Where a parked context goes on, and its callers', innermost first (unwind.c). sp: as it was saved by a switch; top: the end of its stack. offsets[i]: at
+ * top - offsets[i] lies the address that led to pcs[i]. By whoever keeps the context from being resumed. Returns how many, up to `most`; 0: not known here. */
+unsigned cr__unwind_parked(void *sp, const char *top, void **pcs, uint32_t *offsets, unsigned most);
+
+/* Whether another context has the same addresses at the same places. A stack of which that is true has the same backtrace. */
+bool cr__unwind_same(void *sp, const char *top, void *const *pcs, const uint32_t *offsets, unsigned count);
+
+/* Sets libunwind up, once: before cr__unwind_interrupted, and on whichever thread comes first. */
+void cr__unwind_prepare(void);
+
+/* Of the context in a signal handler's ucontext. Async-signal-safe as far as libunwind is: allocates nothing, but may wait for the dynamic loader. */
+unsigned cr__unwind_interrupted(void *ucontext, void **pcs, unsigned most);
+
 #endif

@@ -17,6 +17,7 @@ static bool name_of(const void *addr, char *buf, size_t size_bytes, size_t *offs
     unw_context_t context;
     unw_cursor_t cursor;
     unw_word_t off = 0;
+    cr__unwind_prepare();
     if (unw_getcontext(&context) == 0 && unw_init_local(&cursor, &context) == 0 &&
         unw_set_reg(&cursor, UNW_REG_IP, (unw_word_t)(uintptr_t)addr) == 0 &&
         unw_get_proc_name(&cursor, buf, size_bytes, &off) == 0) {

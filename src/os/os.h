@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -204,6 +205,51 @@ int cr__os_epoll_wait(int epoll, struct epoll_event *events, int count, int64_t 
 static inline int cr__os_eventfd(void)
 {
     return (int)cr__syscall2(SYS_eventfd2, 0, O_NONBLOCK | O_CLOEXEC);
+}
+
+/* Sleeps while *word is `value`, up to timeout_ns (negative: without end). */
+static inline int cr__os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout_ns)
+{
+    struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    return (int)cr__syscall4(SYS_futex, word, 128 /* FUTEX_WAIT_PRIVATE */, value, timeout_ns < 0 ? NULL : &timeout);
+}
+
+static inline int cr__os_futex_wake_all(_Atomic uint32_t *word)
+{
+    return (int)cr__syscall3(SYS_futex, word, 129 /* FUTEX_WAKE_PRIVATE */, INT32_MAX);
+}
+
+/* Copies memory of this process that others change, or that may be gone: 0, or -errno. What was copied is worth what can be said about those others. */
+static inline int cr__os_peek(void *to, const void *from, size_t size_bytes)
+{
+    struct iovec local = {to, size_bytes}, remote = {(void *)(uintptr_t)from, size_bytes};
+    long n = cr__syscall6(SYS_process_vm_readv, cr__syscall0(SYS_getpid), (long)&local, 1, (long)&remote, 1, 0);
+    return n == (long)size_bytes ? 0 : n < 0 ? (int)n : -EFAULT;
+}
+
+/* The calling thread's number, and a signal for a certain thread of this process. */
+static inline int cr__os_tid(void)
+{
+    return (int)cr__syscall0(SYS_gettid);
+}
+
+static inline int cr__os_tgkill(int tid, int signo)
+{
+    return (int)cr__syscall3(SYS_tgkill, cr__syscall0(SYS_getpid), tid, signo);
+}
+
+/* Waits until fd can be written to. 1; 0: not within timeout_ns; -errno. */
+static inline int cr__os_poll_out(int fd, int64_t timeout_ns)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    return (int)cr__syscall5(SYS_ppoll, &p, 1, &timeout, 0, 8);
+}
+
+/* A duplicate, closed on exec. */
+static inline int cr__os_dup(int fd)
+{
+    return (int)cr__syscall3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
 }
 
 /* Whether one of these poll events is there now; errors count. */

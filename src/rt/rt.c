@@ -14,6 +14,7 @@
 #include "io/io.h"
 #include "os/os.h"
 #include "poll/poll.h"
+#include "sched/monitor.h"
 
 #define MAX_GUARD_BYTES ((size_t)1 << 20)
 
@@ -41,7 +42,7 @@ static int check_config(const struct cr_config *config)
 {
     bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->poller <= CR_POLLER_URING && cr__stack_size(config->stack_size_bytes) != 0 &&
                 config->guard_size_bytes % 4096 == 0 && config->guard_size_bytes <= MAX_GUARD_BYTES &&
-                config->report_fd >= 0;
+                config->report_fd >= 0 && (config->flags & ~(unsigned)CR_NO_SIGQUIT) == 0;
     return good ? 0 : -EINVAL;
 }
 
@@ -99,6 +100,8 @@ static int open_worker(struct cr_rt *rt, struct cr__worker *worker, unsigned ind
     if (r < 0)
         return r;
     r = cr__io_init(worker);
+    if (index > 0)
+        cr__signals_unblock_probe();
     if (r == 0 && index == 0) {
         r = cr__signals_enter(worker);
         if (r < 0)
@@ -120,12 +123,16 @@ static void close_worker(struct cr__worker *worker)
 static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
 {
     int r = 0;
-    if (worker->index == 0)
+    if (worker->index == 0) {
+        cr__watch_start(&rt->sched);
         r = cr__spawn(worker, NULL, NULL, rt->fn, rt->arg, NULL);
+    }
     if (r == 0)
         r = cr__worker_run(worker);
     else
         cr__sched_finish(&rt->sched, r);
+    if (worker->index == 0)
+        cr__watch_stop(&rt->sched);
     pthread_barrier_wait(&rt->step); /* all have stopped; what is dropped may be another's */
     if (worker->index == 0)
         cr__pool_close(&rt->sched);
@@ -224,6 +231,7 @@ static int run(struct cr_rt *rt)
 {
     struct cr__sched *s = &rt->sched;
     cr__conn_default_net(&cr__kernel_net);
+    cr__waits_describe();
     int r = alloc_workers(s);
     struct start *starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;
     if (starts) {
@@ -255,6 +263,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         r = choose_workers(&rt->config, &rt->sched.count);
     if (r == 0)
         r = choose_poller(&rt->config);
+    rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
+    rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);
     rt->sched.report_fd = rt->config.report_fd ? rt->config.report_fd : STDERR_FILENO;
     return r;
 }

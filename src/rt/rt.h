@@ -12,6 +12,12 @@
 int cr__signals_enter(struct cr__worker *worker);
 void cr__signals_leave(struct cr__worker *worker);
 
+/* Has reports say more of waits that the rooms below know (waits.c). */
+void cr__waits_describe(void);
+
+/* Lets the signal through by which a worker is asked what it runs (sched/probe.c). */
+void cr__signals_unblock_probe(void);
+
 /* Blocks all asynchronous signals on the calling thread: what is blocked before goes to *before. */
 void cr__signals_block(sigset_t *before);
 

@@ -5,6 +5,7 @@
 #include "io/io.h"
 #include "os/os.h"
 #include "poll/poll.h"
+#include "sched/monitor.h"
 
 struct signals {
     const sigset_t *before; /* what the program blocks */
@@ -28,6 +29,17 @@ static void asynchronous(sigset_t *set)
     sigfillset(set);
     for (size_t i = 0; i < CR__COUNT(faults); i++)
         sigdelset(set, faults[i]);
+    if (cr__probe_signal())
+        sigdelset(set, cr__probe_signal());
+}
+
+void cr__signals_unblock_probe(void)
+{
+    sigset_t probe;
+    sigemptyset(&probe);
+    if (cr__probe_signal())
+        sigaddset(&probe, cr__probe_signal());
+    pthread_sigmask(SIG_UNBLOCK, &probe, NULL);
 }
 
 void cr__signals_block(sigset_t *before)
@@ -47,6 +59,7 @@ int cr__signals_enter(struct cr__worker *worker)
     asynchronous(&ours);
     cr__signals_block(&worker->sched->program_mask);
     signals->before = &worker->sched->program_mask;
+    cr__signals_unblock_probe();
     pthread_sigmask(SIG_BLOCK, NULL, &signals->blocked);
     for (int s = 1; s < NSIG; s++) {
         if (sigismember(signals->before, s) == 1)

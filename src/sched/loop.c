@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "os/os.h"
+#include "sched/monitor.h"
 #include "sched/worker.h"
 
 #define FIRST_CHAIN_BUDGET 64
@@ -282,6 +283,19 @@ int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
     return done ? -ESHUTDOWN : 0;
 }
 
+bool cr__post_from_outside(struct cr__sched *s, struct cr__worker *to, struct cr__post *post)
+{
+    post->promised = true;
+    cr__spin_lock(&s->end_lock);
+    bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
+    if (!done) {
+        cr__sched_promise(s);
+        cr__post(to, post); /* under the lock: so it is there before the worker leaves its loop, and is drained */
+    }
+    cr__spin_unlock(&s->end_lock);
+    return !done;
+}
+
 void cr__sched_promise_kept(struct cr__sched *s)
 {
     atomic_fetch_sub_explicit(&s->promised, 1, memory_order_release); /* pairs with the acquire in look_for_the_end */
@@ -397,6 +411,7 @@ static int sleep_until_something(struct cr__worker *w)
     if (!fall_asleep(w))
         return poll_for(w, 0);
     int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, cr__wheel_next(&w->wheel, w->now_ns));
+    (void)!cr__inbox_rouse(&w->inbox); /* if a timer woke us: nobody shall take us for asleep, and wake us instead of another one */
     atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
     atomic_store_explicit(&s->waking, false, memory_order_relaxed);
     tick(w);
@@ -496,6 +511,8 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     w->now_ns = cr__os_now_ns();
     cr__wheel_init(&w->wheel, w->now_ns);
     cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
+    w->self = self;
+    w->tid = cr__os_tid();
     self->worker = w;
     self->current = &w->loop;
 }

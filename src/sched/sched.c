@@ -140,10 +140,12 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, stack_bytes, run_record) == 0)) {
         *cr__co_word(&record->co) = arg;
+        cr__co_flags_set(&record->co, CR__CO_STARTED);
         return true;
     }
     cr__count(&w->counters.stack_waits, 1);
     record->co.sched_wait = CR__WAIT_STACK;
+    cr__co_flags_set(&record->co, CR__CO_STARVES);
     cr__queue_push(&w->starved[cr__stack_class(&w->stacks, stack_bytes)], &record->co);
     atomic_store_explicit(&w->starving, w->starving + 1, memory_order_relaxed);
     return false;
@@ -338,6 +340,7 @@ CR__COLD void cr__feed(struct cr__worker *w, unsigned class)
     struct cr_co *waits = cr__queue_pop(&w->starved[class]);
     atomic_store_explicit(&w->starving, w->starving - 1, memory_order_relaxed);
     waits->sched_wait = CR__WAIT_NONE;
+    cr__co_flags_set(waits, 0);
     cr__queue_push(&w->ready, waits); /* it has been started here, as far as others are concerned */
 }
 
@@ -383,7 +386,7 @@ static void give_up_record(struct cr__worker *w, struct cr__record *me)
         if (me->joiner)
             cr__wake(w, me->joiner, CR__WOKEN);
     }
-    cr__park_unlock(&me->word, 0, w->alone);
+    cr__park_unlock(&me->word, held ? CR__STATE : 0, w->alone); /* CR__FREE: it lives no more, and a dump need not look further */
     if (!held)
         free_record(w, me);
 }
@@ -439,6 +442,8 @@ void cr__run_ready(struct cr__worker *w)
     w->used_up = false;
     while ((next = take_ready(w)) != NULL) {
         budget_set(w, w->chain ? turns : 1);
+        if (!w->chain)
+            cr__count(&w->turns, 1); /* a star's budget does not show that something moves */
         run_from_loop(w, next);
         turns = w->chain ? budget_of(w) : turns - 1;
         switches++;

@@ -97,6 +97,7 @@ _Static_assert(sizeof(struct cr__record) == 128, "the budget of a coroutine reco
 #define CR__SINCE_SHIFT 20 /* in units of 2^20 ns, about a millisecond: wraps after 52 days */
 
 struct cr__worker;
+struct cr__watch; /* monitor.h */
 
 /* Where outside events come from; filled in by `poll`. */
 struct cr__poller_ops {
@@ -198,7 +199,8 @@ struct cr__worker {
     struct cr__post cancel_post;
     struct cr__counters counters;
     _Atomic uint64_t turns;      /* of the loop: who watches sees it move */
-    pthread_t thread;
+    struct cr__self *self;       /* of its thread, */
+    int tid;                     /* as is this: for who looks from outside */
 
     struct cr__runq stealable;
     _Alignas(CR__CACHE_LINE) struct cr__inbox inbox;
@@ -218,7 +220,13 @@ struct cr__sched {
     int report_fd;
     sigset_t program_mask;       /* the signals that the program blocks itself: rt's */
     bool stoppable;              /* from another thread: then there is always something that may still come */
-    int64_t slow_ns;
+    int64_t slow_ns;             /* negative: nobody is told of slow coroutines */
+    bool tells_at_quit;          /* SIGQUIT has it write a dump */
+    struct cr__watch *watch;     /* who looks at it from outside; NULL: nobody yet. This and what follows: monitor.c's, under its lock */
+    bool watched;
+    struct cr__sched *watched_next;
+    /* Called on an idle worker when another one has been stuck for a while: what that one has to do, and `here` can, is `here`'s now. NULL: nothing. */
+    void (*_Atomic cr__takeover)(struct cr__worker *here, struct cr__worker *stuck);
 
     _Alignas(CR__CACHE_LINE) _Atomic unsigned idle; /* workers that sleep, or are about to */
     _Atomic unsigned searching;  /* awake, without work, looking for some */
@@ -436,7 +444,24 @@ static inline void cr__breathe(struct cr__worker *worker)
         cr_yield();
 }
 
-/* Writes what is parked, grouped by function and by what is waited for. All workers sleep. */
+/* ---- What is told of coroutines (tally.c, report.c, dump.c, monitor.c) -------------------------------------- */
+
+/* Who holds what is waited for. */
+struct cr__holder {
+    uint32_t id;
+};
+
+/* What reports say of a kind of wait; rooms above fill it in. Both functions are called while nobody resumes `waits`, on its worker or while all
+ * workers sleep; somebody may be about to wake it. They neither suspend nor wait for what is held for long. NULL: nothing to say. */
+struct cr__wait_ops {
+    bool (*holder)(const struct cr__record *waits, struct cr__holder *out); /* false: nobody, or not known */
+    void (*describe)(const struct cr__record *waits, char *text, size_t size_bytes); /* else the object's address is told */
+};
+
+/* ops: static. Any thread, at any time; before the first coroutine waits for such a thing is best. */
+void cr__holder_of(enum cr__wait_kind kind, const struct cr__wait_ops *ops);
+
+/* Writes what is parked, grouped by function, what is waited for, and backtrace. All workers sleep. */
 void cr__sched_report(struct cr__sched *sched);
 
 #endif

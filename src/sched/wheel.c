@@ -23,6 +23,12 @@ void cr__wheel_init(struct cr__wheel *wheel, int64_t now_ns)
     wheel->tick = tick_of_now(now_ns) + 1;
 }
 
+/* Atomic: see cr__timer_armed. */
+static inline void link_set(struct cr__timer *timer, struct cr__timer **link)
+{
+    __atomic_store_n(&timer->link, link, __ATOMIC_RELAXED);
+}
+
 static void insert(struct cr__wheel *wheel, struct cr__timer *timer)
 {
     uint64_t tick = tick_of_deadline(timer->deadline_ns);
@@ -33,9 +39,9 @@ static void insert(struct cr__wheel *wheel, struct cr__timer *timer)
     unsigned slot = (unsigned)(tick >> (6 * level)) & (CR__WHEEL_SLOTS - 1);
     struct cr__timer **head = &wheel->slots[level][slot][wheel->turn++ % CR__WHEEL_CHAINS];
     timer->next = *head;
-    timer->link = head;
+    link_set(timer, head);
     if (timer->next)
-        timer->next->link = &timer->next;
+        link_set(timer->next, &timer->next);
     *head = timer;
     wheel->occupied[level] |= (uint64_t)1 << slot;
 }
@@ -52,8 +58,8 @@ static void unlink_timer(struct cr__timer *timer)
 {
     *timer->link = timer->next;
     if (timer->next)
-        timer->next->link = timer->link;
-    timer->link = NULL;
+        link_set(timer->next, timer->link);
+    link_set(timer, NULL);
 }
 
 /* Leaves its slot's bit set where it was the last one there: the bit is a hint, mended when the slot's time comes. */

@@ -45,7 +45,7 @@ void cr__wheel_cancel(struct cr__wheel *wheel, struct cr__timer *timer);
 
 static inline bool cr__timer_armed(const struct cr__timer *timer)
 {
-    return timer->link != NULL;
+    return __atomic_load_n(&timer->link, __ATOMIC_RELAXED) != NULL; /* another worker may look; others' timers move, too, when one goes */
 }
 
 /* Disarms all whose deadline has come, and calls fire for each; fire may arm and cancel timers of this wheel. */
