@@ -446,3 +446,145 @@ TEST_URING(a_connection_of_another_workers_ring_may_be_closed_here, &several)
         cr_listener_close(listener);
     }
 }
+
+/* ---- Files -------------------------------------------------------------------------------------------------- */
+
+#define FILE_BYTES (1 << 20)
+
+static struct cr_conn *file;
+static char path[64];
+
+static void create_file(void)
+{
+    static char bytes[FILE_BYTES];
+    snprintf(path, sizeof(path), "/tmp/crore-uring-%d", (int)getpid());
+    CHECK_EQ(cr_file_open(&file, path, O_RDWR | O_CREAT | O_TRUNC, 0600), 0);
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        bytes[i] = byte_at(i);
+    CHECK_EQ(cr_pwrite(file, bytes + FILE_BYTES / 2, FILE_BYTES / 2, FILE_BYTES / 2), FILE_BYTES / 2);
+    CHECK_EQ(cr_write(file, bytes, FILE_BYTES / 2), FILE_BYTES / 2);
+    unlink(path);
+}
+
+/* Out of the page cache, where the file system can. */
+static void forget_file(void)
+{
+    fsync(cr_conn_fd(file));
+    posix_fadvise(cr_conn_fd(file), 0, 0, POSIX_FADV_DONTNEED);
+}
+
+static void reads_parts(void *arg)
+{
+    char small[3000];
+    uint64_t state = 1 + (uintptr_t)arg;
+    for (int i = 0; i < 200; i++) {
+        uint64_t from = random_next(&state) % (FILE_BYTES + 100);
+        ssize_t expected = from >= FILE_BYTES ? 0 : FILE_BYTES - from < sizeof(small) ? (ssize_t)(FILE_BYTES - from) : (ssize_t)sizeof(small);
+        CHECK_EQ(cr_pread(file, small, sizeof(small), (int64_t)from), expected);
+        for (ssize_t k = 0; k < expected; k++)
+            CHECK_EQ(small[k], byte_at(from + (uint64_t)k));
+    }
+    atomic_fetch_add(&finished, 1);
+}
+
+TEST_URING(files_are_read_and_written_by_many_at_once, &several)
+{
+    create_file();
+    forget_file();
+    for (uintptr_t i = 0; i < 12; i++)
+        CHECK_EQ(cr_go(reads_parts, (void *)i), 0);
+    while (finished < 12)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    char bytes[2];
+    CHECK_EQ(cr_read(file, bytes, 2), 2); /* goes on where writing stopped */
+    CHECK_EQ(bytes[0], byte_at(FILE_BYTES / 2));
+    CHECK_EQ(cr_pread(file, bytes, 2, -1), -EINVAL);
+    cr_close(file);
+    CHECK_EQ(cr_file_open(&file, "/tmp", O_RDONLY, 0), 0);
+    CHECK_EQ(cr_pread(file, bytes, 2, 0), -EISDIR);
+    CHECK_EQ(cr_pwrite(file, bytes, 2, 0), -EBADF);
+    cr_close(file);
+}
+
+static void reads_though_cancelled(void *unused)
+{
+    static char bytes[FILE_BYTES];
+    (void)unused;
+    CHECK_EQ(cr_pread(file, bytes, sizeof(bytes), 0), FILE_BYTES);
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        CHECK_EQ(bytes[i], byte_at(i));
+    CHECK_EQ(cr_sleep(CR_US), -ECANCELED);
+}
+
+TEST_URING(a_transfer_that_has_begun_is_waited_for, &one)
+{
+    struct cr_co *reader;
+    create_file();
+    forget_file();
+    CHECK_EQ(cr_spawn(&reader, reads_though_cancelled, NULL, NULL), 0);
+    cr_yield();
+    cr_cancel(reader);
+    CHECK_EQ(cr_join(reader), 0);
+    cr_close(file);
+}
+
+static void writes_to(void *arg)
+{
+    CHECK_EQ(cr_write_all(arg, "from one of many", 16), 16);
+    atomic_fetch_add(&finished, 1);
+}
+
+/* What they send goes out in one call, or is cut off by a close; it never gets to another connection. */
+TEST_URING(many_send_at_once_while_others_close, &one)
+{
+    struct cr_conn *clients[40], *servers[40];
+    char bytes[17];
+    listen_anywhere();
+    for (int round = 0; round < 50; round++) {
+        finished = 0;
+        for (int i = 0; i < 40; i++)
+            connect_pair(&clients[i], &servers[i]);
+        for (int i = 0; i < 40; i += 2)
+            CHECK_EQ(cr_go(writes_to, servers[i]), 0);
+        cr_yield();
+        for (int i = 1; i < 40; i += 2)
+            cr_close(servers[i]);
+        for (int i = 0; i < 40; i++)
+            CHECK_EQ(cr_read(clients[i], bytes, sizeof(bytes)), i % 2 ? 0 : 16);
+        while (finished < 20)
+            cr_yield();
+        for (int i = 0; i < 40; i++) {
+            cr_close(clients[i]);
+            if (i % 2 == 0)
+                cr_close(servers[i]);
+        }
+    }
+    cr_listener_close(listener);
+}
+
+static void fails_to_write(void *arg)
+{
+    ssize_t n;
+    while ((n = cr_write(arg, block, sizeof(block))) > 0)
+        ;
+    CHECK(n == -ECONNRESET || n == -EPIPE || n == -EBADF);
+    atomic_fetch_add(&finished, 1);
+}
+
+TEST_URING(sends_that_fail_say_why, &one)
+{
+    struct cr_conn *clients[10], *servers[10];
+    listen_anywhere();
+    for (int i = 0; i < 10; i++) {
+        connect_pair(&clients[i], &servers[i]);
+        CHECK_EQ(cr_go(fails_to_write, servers[i]), 0);
+    }
+    CHECK_EQ(cr_sleep(5 * CR_MS), 0);
+    for (int i = 0; i < 10; i++)
+        cr_close_reset(clients[i]);
+    while (finished < 10)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    for (int i = 0; i < 10; i++)
+        cr_close(servers[i]);
+    cr_listener_close(listener);
+}

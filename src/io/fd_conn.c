@@ -124,6 +124,7 @@ static ssize_t without_sigpipe(ssize_t n)
 struct bytes {
     void *at;
     size_t size_bytes;
+    int64_t deadline_ns;
 };
 
 static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_bytes)
@@ -150,7 +151,7 @@ static ssize_t try_read(struct cr__fd_conn *c, void *arg)
 
 static ssize_t stream_read(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
 {
-    return cr__transfer(of(conn), CR__IN, deadline_ns, try_read, &(struct bytes){buf, size_bytes});
+    return cr__transfer(of(conn), CR__IN, deadline_ns, try_read, &(struct bytes){buf, size_bytes, deadline_ns});
 }
 
 struct vector {
@@ -218,13 +219,18 @@ static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 static ssize_t try_write(struct cr__fd_conn *c, void *arg)
 {
     struct bytes *from = arg;
+    if (c->poll.ahead && from->deadline_ns > cr__worker_here()->now_ns) { /* else it is a try, which must not suspend */
+        ssize_t n = cr__poll_send(&c->poll, from->at, from->size_bytes);
+        if (n != -EOPNOTSUPP)
+            return n;
+    }
     return c->poll.kind == CR__FD_OTHER ? without_sigpipe(cr__os_write(c->poll.fd, from->at, from->size_bytes))
-                                   : cr__os_send(c->poll.fd, from->at, from->size_bytes);
+                                        : cr__os_send(c->poll.fd, from->at, from->size_bytes);
 }
 
 static ssize_t stream_write(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
 {
-    return cr__transfer(of(conn), CR__OUT, deadline_ns, try_write, &(struct bytes){(void *)buf, size_bytes});
+    return cr__transfer(of(conn), CR__OUT, deadline_ns, try_write, &(struct bytes){(void *)buf, size_bytes, deadline_ns});
 }
 
 static ssize_t try_writev(struct cr__fd_conn *c, void *arg)
@@ -369,26 +375,63 @@ static ssize_t datagram_send_to(struct cr_conn *conn, const void *buf, size_t si
 
 /* ---- Regular files ------------------------------------------------------------------------------------------ */
 
+/* All that is read or written goes through here, from `offset` on, or, if that is HERE, from where the last one stopped. What the page cache has is
+ * read at once; for the rest the coroutine waits, if the poller can. */
+#define HERE (-1)
+
+static ssize_t at_once(int fd, enum cr__direction d, void *buf, size_t size_bytes, int64_t offset)
+{
+    ssize_t n;
+    do {
+        if (offset == HERE)
+            n = d == CR__IN ? cr__os_read(fd, buf, size_bytes) : without_sigpipe(cr__os_write(fd, buf, size_bytes));
+        else
+            n = d == CR__IN ? cr__os_pread(fd, buf, size_bytes, offset) : cr__os_pwrite(fd, buf, size_bytes, offset);
+    } while (n == -EINTR);
+    return n;
+}
+
+static ssize_t file_transfer(struct cr__fd_conn *c, enum cr__direction d, void *buf, size_t size_bytes, int64_t offset)
+{
+    uint16_t generation = atomic_load_explicit(&c->poll.generation, memory_order_relaxed);
+    int fd = c->poll.fd;
+    ssize_t r = breathe(c, CR_FOREVER), n = 0;
+    if (r < 0)
+        return r;
+    if (offset < HERE)
+        return -EINVAL;
+    if (d == CR__IN)
+        n = cr__os_pread_cached(fd, buf, size_bytes, offset);
+    if (n == (ssize_t)size_bytes && d == CR__IN)
+        return n;
+    if (n < 0)
+        n = 0; /* not there, or not to be told: the other way says why */
+    r = cr__poll_transfer(fd, d, (char *)buf + n, size_bytes - (size_t)n, offset == HERE ? HERE : offset + n);
+    if (r == -EOPNOTSUPP && atomic_load_explicit(&c->poll.generation, memory_order_relaxed) == generation)
+        r = at_once(fd, d, (char *)buf + n, size_bytes - (size_t)n, offset == HERE ? HERE : offset + n);
+    return r >= 0 ? n + r : n > 0 ? n : r;
+}
+
 static ssize_t file_pread(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t offset)
 {
-    ssize_t n = breathe(of(conn), CR_FOREVER);
-    if (n < 0)
-        return n;
-    do
-        n = cr__os_pread(of(conn)->poll.fd, buf, size_bytes, offset);
-    while (n == -EINTR);
-    return n;
+    return offset < 0 ? -EINVAL : file_transfer(of(conn), CR__IN, buf, size_bytes, offset);
 }
 
 static ssize_t file_pwrite(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t offset)
 {
-    ssize_t n = breathe(of(conn), CR_FOREVER);
-    if (n < 0)
-        return n;
-    do
-        n = cr__os_pwrite(of(conn)->poll.fd, buf, size_bytes, offset);
-    while (n == -EINTR);
-    return n;
+    return offset < 0 ? -EINVAL : file_transfer(of(conn), CR__OUT, (void *)buf, size_bytes, offset);
+}
+
+static ssize_t file_read(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    (void)deadline_ns; /* a file is always ready */
+    return file_transfer(of(conn), CR__IN, buf, size_bytes, HERE);
+}
+
+static ssize_t file_write(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    (void)deadline_ns;
+    return file_transfer(of(conn), CR__OUT, (void *)buf, size_bytes, HERE);
 }
 
 const struct cr__conn_ops cr__stream_ops = {
@@ -422,9 +465,9 @@ const struct cr__conn_ops cr__datagram_ops = {
 };
 
 const struct cr__conn_ops cr__file_ops = {
-    .read = stream_read, /* the kernel keeps the position */
+    .read = file_read, /* the kernel keeps the position */
     .readv = stream_readv,
-    .write = stream_write,
+    .write = file_write,
     .writev = stream_writev,
     .recv_lend = stream_recv_lend,
     .recv_return = stream_recv_return,

@@ -82,6 +82,17 @@ static inline ssize_t cr__os_pwrite(int fd, const void *buf, size_t size_bytes, 
     return cr__syscall4(SYS_pwrite64, fd, buf, size_bytes, offset);
 }
 
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 8
+#endif
+
+/* What is in the page cache; -EAGAIN: nothing of it is; -EOPNOTSUPP and others: can't say. offset -1: from the file's position on. */
+static inline ssize_t cr__os_pread_cached(int fd, void *buf, size_t size_bytes, int64_t offset)
+{
+    struct iovec iov = {buf, size_bytes};
+    return cr__syscall6(SYS_preadv2, fd, (long)&iov, 1, (long)offset, 0, RWF_NOWAIT); /* an offset in two halves; the first is all, on 64 bits */
+}
+
 static inline ssize_t cr__os_recv(int fd, void *buf, size_t size_bytes)
 {
     return cr__syscall6(SYS_recvfrom, fd, (long)buf, (long)size_bytes, 0, 0, 0);

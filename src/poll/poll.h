@@ -114,6 +114,14 @@ struct cr__poll_watch {
 };
 int cr__poll_watch(struct cr__worker *worker, struct cr__poll_watch *watch);
 
+/* Reads from a regular file, or writes to it, without blocking the worker: the running coroutine waits, and neither a deadline nor cancelling ends that.
+ * offset -1: where the last one stopped. Suspends. As pread and pwrite; -EOPNOTSUPP where the poller can't. */
+ssize_t cr__poll_transfer(int fd, enum cr__direction direction, void *buf, size_t size_bytes, int64_t offset);
+
+/* Sends together with what others send, if that may be cheaper; then it suspends for a turn of the loop. As send; -EBADF: p was closed meanwhile;
+ * -EOPNOTSUPP: the caller is to send by itself. */
+ssize_t cr__poll_send(struct cr__pollable *p, const void *buf, size_t size_bytes);
+
 #include "poll/ahead.h"
 
 #endif

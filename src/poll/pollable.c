@@ -193,3 +193,27 @@ int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline
         return -EBADF; /* whatever came first: p is gone */
     return r;
 }
+
+/* ---- What a poller may do by itself ------------------------------------------------------------------------- */
+
+ssize_t cr__poll_transfer(int fd, enum cr__direction d, void *buf, size_t size_bytes, int64_t offset)
+{
+    struct cr__worker *worker;
+    struct cr__record *me = cr__running(&worker);
+    if (!me)
+        return -EPERM;
+    const struct cr__poll_ops *ops = cr__poll_ops(worker);
+    return ops->transfer ? ops->transfer(worker, me, fd, d, buf, size_bytes, offset) : -EOPNOTSUPP;
+}
+
+/* Alone, a send of its own is as good. What is watched elsewhere may be closed there, while its fd waits here to be submitted. */
+ssize_t cr__poll_send(struct cr__pollable *p, const void *buf, size_t size_bytes)
+{
+    struct cr__worker *worker;
+    struct cr__record *me = cr__running(&worker);
+    if (!me || !is_watched(p, CR__IN) || p->worker != worker->index || !cr__poll_ops(worker)->send || !worker->ready.head)
+        return -EOPNOTSUPP;
+    uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
+    ssize_t n = cr__poll_ops(worker)->send(worker, me, p, buf, size_bytes);
+    return atomic_load_explicit(&p->generation, memory_order_relaxed) == generation ? n : -EBADF;
+}

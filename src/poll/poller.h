@@ -21,6 +21,11 @@ struct cr__poll_ops {
 
     /* Brings what the kernel has by now. By the worker itself, from a coroutine. */
     void (*look)(struct cr__worker *worker);
+
+    /* Do it for the running coroutine, which waits until it is done: as pread, pwrite, send. NULL: can't. */
+    ssize_t (*transfer)(struct cr__worker *worker, struct cr__record *me, int fd, enum cr__direction direction, void *buf, size_t size_bytes,
+                        int64_t offset);
+    ssize_t (*send)(struct cr__worker *worker, struct cr__record *me, struct cr__pollable *p, const void *buf, size_t size_bytes);
 };
 
 /* What each poller begins with. */

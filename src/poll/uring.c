@@ -33,16 +33,18 @@
 #define GROUP 0
 #define BUFFERS_OUT_MAX 4096 /* of a worker's, the ring's own included */
 #define LATE_MAX 4
+#define TRANSFER_MAX (1u << 30)
 #define EDGES (POLLIN | POLLOUT | POLLRDHUP | POLLPRI)
 
-enum kind { BOTH, WATCH, RECEIVE, ACCEPT, ONCE_IN, OUT_ONLY, AWAITED, NOBODY, KINDS };
+enum kind { BOTH, WATCH, RECEIVE, ACCEPT, ONCE_IN, OUT_ONLY, FILED, SENT, KINDS };
+#define NOBODY ((uint64_t)SENT) /* without an address */
 #define ADDRESS_BITS 48
 
 struct poller {
     struct cr__poller common;
     struct io_uring ring;
     unsigned under_way;               /* requests whose last completion is yet to come */
-    unsigned awaited;                 /* of those, ones that coroutines wait for and that the next submission completes */
+    struct cr__record *senders, *last_sender; /* coroutines whose sends the next submission completes, linked by their nodes */
     bool deferred;                    /* the kernel's part of completions runs when we ask */
     bool ending;                      /* pollables are gone */
     bool looking;                     /* from a coroutine: watches are called later */
@@ -284,6 +286,72 @@ static void close_fd(struct cr__worker *worker, struct cr__pollable *p)
     cr__post(worker->sched->workers[p->worker], &p->closing);
 }
 
+/* ---- Requests that a coroutine waits for -------------------------------------------------------------------- */
+
+/* The result is put into the node of the record, which is in no queue meanwhile: twice the number plus one. Until then there is what was asked for, times two. */
+static void result_set(struct cr__record *record, int result)
+{
+    record->node.prev = (struct cr__wait_node *)((intptr_t)result * 2 + 1);
+}
+
+static bool has_result(const struct cr__record *record)
+{
+    return ((uintptr_t)record->node.prev & 1) != 0;
+}
+
+/* Neither cancelling nor a deadline ends this: the kernel has the caller's memory. */
+static ssize_t await(struct cr__worker *worker, struct cr__record *me, enum cr__wait_kind kind, const void *object)
+{
+    struct cr__shield shield = cr__shield_up(worker, me);
+    cr__wait_outside(worker, 1);
+    while (!has_result(me)) {
+        if (cr__wait_begin(worker, me, kind, object, CR_FOREVER) == 0)
+            (void)cr__wait_suspend(worker, me, CR_FOREVER);
+        worker = cr__worker_here();
+    }
+    cr__wait_outside(worker, -1);
+    cr__shield_down(worker, me, shield);
+    return ((intptr_t)me->node.prev - 1) / 2;
+}
+
+/* Submitted at once, so that the fd is needed no more. */
+static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd, enum cr__direction d, void *buf, size_t size_bytes,
+                        int64_t offset)
+{
+    struct poller *poller = worker->poller;
+    struct io_uring_sqe *sqe = request(poller);
+    unsigned size = size_bytes < TRANSFER_MAX ? (unsigned)size_bytes : TRANSFER_MAX;
+    if (d == CR__IN)
+        io_uring_prep_read(sqe, fd, buf, size, (uint64_t)offset);
+    else
+        io_uring_prep_write(sqe, fd, buf, size, (uint64_t)offset);
+    sqe->user_data = tag_of(me, 0, FILED);
+    poller->under_way++;
+    me->node.prev = NULL;
+    io_uring_submit(&poller->ring);
+    return await(worker, me, CR__WAIT_BLOCKING, NULL);
+}
+
+/* Goes out with the next turn, in one call with all others'. It is done by then: MSG_DONTWAIT. Only what failed, or was cut, tells (MSG_WAITALL makes the latter a
+ * failure, too). */
+static ssize_t send_later(struct cr__worker *worker, struct cr__record *me, struct cr__pollable *p, const void *buf, size_t size_bytes)
+{
+    struct poller *poller = worker->poller;
+    struct io_uring_sqe *sqe = request(poller);
+    size_t size = size_bytes < TRANSFER_MAX ? size_bytes : TRANSFER_MAX;
+    io_uring_prep_send(sqe, p->fd, buf, size, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = tag_of(me, 0, SENT);
+    me->node.prev = (struct cr__wait_node *)(size << 1);
+    me->node.next = NULL;
+    if (poller->senders)
+        poller->last_sender->node.next = (void *)me;
+    else
+        poller->senders = me;
+    poller->last_sender = me;
+    return await(worker, me, CR__WAIT_WRITABLE, p);
+}
+
 /* ---- Completions -------------------------------------------------------------------------------------------- */
 
 static void polled(struct cr__worker *worker, uint64_t tag, int res, bool last)
@@ -375,10 +443,9 @@ static void accepted(struct cr__worker *worker, const struct io_uring_cqe *cqe, 
         cr__os_close(cqe->res);
 }
 
-/* A request that was made for a coroutine, which waits for it: its result is put where nothing else is while it waits. */
-static void fulfilled(struct cr__worker *worker, struct cr__record *record, int res)
+static void filed(struct cr__worker *worker, struct cr__record *record, int res)
 {
-    record->node.prev = (struct cr__wait_node *)(intptr_t)res;
+    result_set(record, res);
     cr__wake(worker, record, CR__WOKEN);
 }
 
@@ -397,7 +464,7 @@ static void complete(struct cr__worker *worker, const struct io_uring_cqe *cqe)
     struct poller *poller = worker->poller;
     bool last = !(cqe->flags & IORING_CQE_F_MORE);
     enum kind kind = cqe->user_data % KINDS;
-    if (last && kind != NOBODY)
+    if (last && kind != SENT)
         poller->under_way--;
     switch (kind) {
     case RECEIVE:
@@ -406,9 +473,13 @@ static void complete(struct cr__worker *worker, const struct io_uring_cqe *cqe)
     case ACCEPT:
         accepted(worker, cqe, last);
         break;
-    case AWAITED:
+    case FILED:
         if (!poller->ending)
-            fulfilled(worker, address_of(cqe->user_data), cqe->res);
+            filed(worker, address_of(cqe->user_data), cqe->res);
+        break;
+    case SENT: /* not all of it; else, without an address: a cancellation that came too late */
+        if (cqe->user_data != NOBODY && !poller->ending)
+            result_set(address_of(cqe->user_data), cqe->res);
         break;
     case WATCH:
         watched(poller, address_of(cqe->user_data), last);
@@ -419,8 +490,25 @@ static void complete(struct cr__worker *worker, const struct io_uring_cqe *cqe)
         if (!poller->ending)
             polled(worker, cqe->user_data, cqe->res, last);
         break;
-    default: /* a cancellation that came too late */
+    case KINDS:
         break;
+    }
+}
+
+/* All sends have been submitted, and so they are done: those that failed, or were cut, have said so. */
+static void wake_senders(struct cr__worker *worker)
+{
+    struct poller *poller = worker->poller;
+    struct cr__record *sender = poller->senders;
+    if (!sender || io_uring_sq_ready(&poller->ring) > 0)
+        return;
+    poller->senders = NULL;
+    while (sender) {
+        struct cr__record *next = (struct cr__record *)(void *)sender->node.next;
+        if (!has_result(sender))
+            result_set(sender, (int)((uintptr_t)sender->node.prev >> 1));
+        cr__wake(worker, sender, CR__WOKEN);
+        sender = next;
     }
 }
 
@@ -435,6 +523,7 @@ static void reap(struct cr__worker *worker)
         count++;
     }
     io_uring_cq_advance(&poller->ring, count);
+    wake_senders(worker);
 }
 
 /* ---- A turn ------------------------------------------------------------------------------------------------- */
@@ -457,7 +546,7 @@ static bool anything(const struct poller *poller)
 static int enter(struct poller *poller, int64_t timeout_ns)
 {
     struct io_uring_cqe *unused;
-    if (timeout_ns == 0)
+    if (timeout_ns == 0 || poller->senders)
         return anything(poller) ? io_uring_submit_and_get_events(&poller->ring) : 0;
     if (timeout_ns < 0)
         return io_uring_submit_and_wait(&poller->ring, 1);
@@ -543,6 +632,8 @@ static const struct cr__poll_ops ops = {
     .arm = arm,
     .close = close_fd,
     .look = look,
+    .transfer = transfer,
+    .send = send_later,
 };
 
 /* A ring with as much as the kernel has: since 6.1, since 5.19, before. */
