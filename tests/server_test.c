@@ -116,6 +116,42 @@ TEST_BOTH(the_least_loaded_worker_gets_the_next_one)
         cr_close(conns[i]);
 }
 
+TEST_BOTH(what_a_stopped_server_has_begun_can_be_waited_for)
+{
+    struct cr_server *server;
+    struct cr_conn *conns[20], *refused;
+    CHECK_EQ(cr_serve(&server, "tcp://127.0.0.1:0", holds_on, NULL, NULL), 0);
+    CHECK(cr_server_url(server, url, sizeof(url)) > 0);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_dial(&conns[i], url, NULL), 0);
+    while (cr_server_sessions(server) < 20)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_server_stop(server), 0);
+    CHECK_EQ(cr_server_stop(server), 0);
+    CHECK_EQ(cr_dial(&refused, url, NULL), -ECONNREFUSED);
+    CHECK_EQ(cr_server_sessions(server), 20);
+    for (int i = 0; i < 20; i++)
+        cr_close(conns[i]);
+    while (cr_server_sessions(server) > 0)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_server_close(server), 0);
+}
+
+TEST_BOTH(a_port_that_somebody_serves_is_refused)
+{
+    struct cr_server *server, *other;
+    struct cr_serve_opts shared = {.conn.flags = CR_REUSE_PORT};
+    CHECK_EQ(cr_serve(&server, "tcp://127.0.0.1:0", holds_on, NULL, NULL), 0);
+    CHECK(cr_server_url(server, url, sizeof(url)) > 0);
+    CHECK_EQ(cr_serve(&other, url, holds_on, NULL, NULL), -EADDRINUSE);
+    CHECK_EQ(cr_server_close(server), 0);
+    CHECK_EQ(cr_serve(&server, url, holds_on, NULL, &shared), 0);
+    CHECK_EQ(cr_serve(&other, url, holds_on, NULL, NULL), -EADDRINUSE);
+    CHECK_EQ(cr_serve(&other, url, holds_on, NULL, &shared), 0); /* both say so */
+    CHECK_EQ(cr_server_close(server), 0);
+    CHECK_EQ(cr_server_close(other), 0);
+}
+
 static _Atomic int pauses, resumptions;
 static _Atomic bool is_full;
 

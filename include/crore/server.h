@@ -39,13 +39,16 @@ struct cr_serve_opts {
     void (*paused)(void *arg, int why);
 };
 
-/* Listens, and has session(conn, arg) run for each connection; session closes conn. full and paused get the same arg.
+/* Listens (-EADDRINUSE where another one does already, unless conn.flags has CR_REUSE_PORT), and has session(conn, arg) run for each connection; session closes conn. full and paused get the same arg.
  * Returns 0 when all listen, or what cr_listen returned (then nothing listens). Suspends only to look a name up. */
 CR_API CR_CHECKED int cr_serve(struct cr_server **out, const char *url, void (*session)(struct cr_conn *conn, void *arg), void *arg,
                                const struct cr_serve_opts *opts);
 
-/* Stops listening, and frees the server; its sessions go on. Suspends until no worker accepts any more, whatever deadline or cancellation. NULL is ignored.
- * Returns 0 or -EPERM. */
+/* Stops listening; its sessions go on, and cr_server_sessions counts them still: to wait for them. Called by one coroutine at a time. Suspends until no worker
+ * accepts any more, whatever deadline or cancellation. NULL, and one that is stopped, is ignored. Returns 0 or -EPERM. */
+CR_API int cr_server_stop(struct cr_server *server);
+
+/* The same, and frees the server; its sessions go on. */
 CR_API int cr_server_close(struct cr_server *server);
 
 /* The URL that it listens on, with the port that it got. Returns the length, -ENOBUFS. Does not suspend. */

@@ -67,6 +67,10 @@ int cr__url_parse_authority(struct cr__url *url, const char *text, bool port_nee
 /* Formats an address as a URL of that scheme. The length, or -ENOBUFS; -EOPNOTSUPP for an unknown family. */
 int cr__url_format(enum cr__scheme scheme, const struct cr_addr *addr, char *buf, size_t size_bytes);
 
+/* Beside enum cr_conn_flags, of the first of several listeners on one port: it is refused where somebody listens already, and then the others (CR_REUSE_PORT)
+ * may join it. */
+#define CR__FIRST_ON_PORT (1u << 31)
+
 /* A network: where connections come from. */
 struct cr__net_ops {
     int (*listen)(struct cr_net *net, struct cr_listener **out, const struct cr__url *url, const struct cr_conn_opts *opts,

@@ -33,7 +33,7 @@ struct cr_server {
     bool one_for_all; /* one listener for all workers */
     _Atomic int64_t users;
     _Atomic uint8_t lock;
-    struct cr_server *next, **link; /* of all servers of the process */
+    struct cr_server *next, **link; /* of all servers of the process that listen; link NULL: not among them */
     struct place *places;
 };
 
@@ -253,6 +253,7 @@ static void delist(struct cr_server *server)
     *server->link = server->next;
     if (server->next)
         server->next->link = server->link;
+    server->link = NULL;
     cr__spin_unlock(&servers_lock);
 }
 
@@ -261,15 +262,16 @@ static bool has_port(const char *url)
     return strncmp(url, "tcp:", 4) == 0;
 }
 
-/* The first listener finds the port, the others share it. All are opened here; each is watched where it is first waited for. */
+/* The first listener finds the port, which must be free (unless CR_REUSE_PORT says otherwise), the others share it. All are opened here; each is watched where it is first waited for. */
 static int listen_all(struct cr_server *server, const char *url)
 {
     unsigned here = (unsigned)cr_worker_index(), count = server->sched->count;
     struct cr_conn_opts opts = server->opts.conn;
     server->one_for_all = !has_port(url) && count > 1;
-    if (has_port(url) && count > 1)
-        opts.flags |= CR_REUSE_PORT;
+    if (has_port(url) && count > 1 && !(opts.flags & CR_REUSE_PORT))
+        opts.flags |= CR__FIRST_ON_PORT;
     int r = cr_listen(&server->places[here].listener, url, &opts);
+    opts.flags = (opts.flags & ~CR__FIRST_ON_PORT) | CR_REUSE_PORT;
     if (r == 0)
         r = cr_listener_url(server->places[here].listener, server->url, sizeof(server->url));
     for (unsigned i = 0; has_port(url) && i < count && r >= 0; i++) {
@@ -292,6 +294,7 @@ static void stop(struct cr_server *server)
     for (unsigned i = 0; i < server->sched->count; i++) {
         if (server->places[i].acceptor)
             (void)!cr_join(server->places[i].acceptor);
+        server->places[i].acceptor = NULL;
     }
 }
 
@@ -358,20 +361,27 @@ int cr_serve(struct cr_server **out, const char *url, void (*session)(struct cr_
     return 0;
 }
 
-int cr_server_close(struct cr_server *server)
+int cr_server_stop(struct cr_server *server)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
     if (!me)
         return -EPERM;
-    if (!server)
+    if (!server || !server->link)
         return 0;
     delist(server);
     struct cr__mask mask = cr__mask(me, CR_FOREVER);
     stop(server);
     cr__unmask(me, mask);
-    put(server);
     return 0;
+}
+
+int cr_server_close(struct cr_server *server)
+{
+    int r = cr_server_stop(server);
+    if (r == 0 && server)
+        put(server);
+    return r;
 }
 
 int cr_server_url(const struct cr_server *server, char *buf, size_t size_bytes)

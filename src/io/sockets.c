@@ -62,7 +62,7 @@ static int set_options(int fd, int family, const struct cr__url *url, const stru
 
 static bool opts_make_sense(const struct cr_conn_opts *opts)
 {
-    return !(opts->flags & ~(unsigned)(CR_REUSE_PORT | CR_V6_ONLY | CR_NAGLE)) && opts->backlog >= 0 &&
+    return !(opts->flags & ~(unsigned)(CR_REUSE_PORT | CR_V6_ONLY | CR_NAGLE | CR__FIRST_ON_PORT)) && opts->backlog >= 0 &&
            opts->send_buffer_bytes >= 0 && opts->recv_buffer_bytes >= 0;
 }
 
@@ -118,6 +118,8 @@ static int bind_socket(int fd, const struct cr_addr *addr, const struct cr__url 
     int r = cr__os_bind(fd, (const struct sockaddr *)&addr->sa, addr->size_bytes);
     if (r == -EADDRINUSE && has_file(url) && remove_stale(addr, url->host))
         r = cr__os_bind(fd, (const struct sockaddr *)&addr->sa, addr->size_bytes);
+    if (r == 0 && (opts->flags & CR__FIRST_ON_PORT))
+        r = cr__os_sockopt_set(fd, SOL_SOCKET, SO_REUSEPORT, 1); /* not before: it would share the port with listeners of others */
     if (r == 0 && has_file(url) && opts->mode) {
         r = cr__os_chmod(url->host, opts->mode);
         if (r < 0)
