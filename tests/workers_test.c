@@ -351,3 +351,56 @@ TEST_SEVERAL(a_connection_closed_on_another_worker_wakes_who_reads)
     }
 }
 
+
+static _Atomic bool enough;
+
+static void goes_on(void *unused)
+{
+    (void)unused;
+    if (!enough)
+        CHECK_EQ(cr_go(goes_on, NULL), 0);
+}
+
+static void spawns_without_end(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_go(goes_on, NULL), 0);
+    for (int i = 0; i < 100; i++)
+        CHECK_EQ(i % 2 ? cr_yield() : cr_sleep(CR_US), 0);
+    enough = true;
+}
+
+TEST(an_endless_chain_of_spawns_lets_others_run)
+{
+    CHECK_EQ(cr_run(spawns_without_end, NULL, &(struct cr_config){.workers = 1}), 0);
+    enough = false;
+    CHECK_EQ(cr_run(spawns_without_end, NULL, &(struct cr_config){.workers = 2}), 0);
+}
+
+static void yields_until_enough(void *unused)
+{
+    (void)unused;
+    while (!enough)
+        cr_yield();
+}
+
+static void yields_without_end(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 50; i++)
+        CHECK_EQ(cr_go_on((unsigned)(i % cr_worker_count()), yields_until_enough, NULL), 0);
+    for (int i = 0; i < 100; i++) {
+        counter = 0;
+        CHECK_EQ(cr_go(counts, NULL), 0);
+        while (counter == 0)
+            cr_yield();
+    }
+    enough = true;
+}
+
+TEST(those_that_always_yield_let_others_start)
+{
+    CHECK_EQ(cr_run(yields_without_end, NULL, &(struct cr_config){.workers = 1}), 0);
+    enough = false;
+    CHECK_EQ(cr_run(yields_without_end, NULL, &(struct cr_config){.workers = 2}), 0);
+}

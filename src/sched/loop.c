@@ -15,6 +15,7 @@
 #define FIRST_CHAIN_BUDGET 64
 #define MAX_CHAIN_BUDGET 4096
 #define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
+#define AGE_NS (5 * CR_MS)            /* what has not started waits no longer for a turn, however much is spawned after it */
 #define SEARCH_ROUNDS 16
 #define SEARCH_PAUSES 32 /* between two rounds */
 
@@ -422,8 +423,10 @@ static int sleep_until_something(struct cr__worker *w)
 static void house_keeping(struct cr__worker *w)
 {
     cr__count(&w->turns, 1);
-    if (w->elsewhere & (CR__IN_FRESH | CR__IN_RING))
+    if ((w->elsewhere & (CR__IN_FRESH | CR__IN_RING)) && w->now_ns - w->aged_ns > AGE_NS) {
+        w->aged_ns = w->now_ns;
         cr__age(w);
+    }
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0) && cr__stack_take_returned(&w->stacks)) {
         while (w->starving > 0)

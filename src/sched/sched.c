@@ -5,8 +5,8 @@
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
-#define RING_TURN 16    /* every so often the ring's turn comes while others are ready */
-#define AGED 8          /* with each turn of the loop, so many of the oldest in the ring get into the list */
+#define OTHERS_TURN 16  /* after so many in a row it is the turn of what would else wait: the ring behind the list, the list behind what is fresh */
+#define AGED 8          /* every few milliseconds, so many of the oldest in the ring get into the list */
 #define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
 
 static inline bool migrates(const struct cr__worker *w, const struct cr_co *co)
@@ -181,41 +181,63 @@ static struct cr_co *take_stealable(struct cr__worker *w)
     return co;
 }
 
-/* What one coroutine has spawned before it stopped is a batch, which starts in that order, before older batches. */
+/* What one coroutine has spawned before it stopped is a batch, which starts in that order, before older batches. Those are a list by their first ones' nodes:
+ * next leads to the next older one, prev to the next younger one, object to the batch's last. */
 static void take_batch(struct cr__worker *w)
 {
     if (w->fresh.head) {
-        struct cr__record *first = cr__record_of(w->fresh.head);
-        first->node.next = (void *)w->older;
-        first->node.prev = (void *)w->fresh.tail;
-        w->older = first;
+        struct cr__wait_node *batch = &cr__record_of(w->fresh.head)->node;
+        *batch = (struct cr__wait_node){.next = w->youngest, .object = (uintptr_t)w->fresh.tail};
+        if (batch->next)
+            batch->next->prev = batch;
+        else
+            w->oldest = batch;
+        w->youngest = batch;
     }
     w->fresh = w->spawned;
     w->spawned.head = NULL;
 }
 
-static void take_older(struct cr__worker *w)
+static struct cr__queue batch_of(struct cr__wait_node *batch)
 {
-    struct cr__record *first = w->older;
-    w->older = (void *)first->node.next;
-    w->fresh = (struct cr__queue){&first->co, (void *)first->node.prev};
+    return (struct cr__queue){&CR__CONTAINER(batch, struct cr__record, node)->co, (struct cr_co *)batch->object};
+}
+
+static void take_youngest(struct cr__worker *w)
+{
+    struct cr__wait_node *batch = w->youngest;
+    w->youngest = batch->next;
+    if (batch->next)
+        batch->next->prev = NULL;
+    else
+        w->oldest = NULL;
+    w->fresh = batch_of(batch);
+}
+
+/* The oldest batch goes behind what has started, if it was the oldest the last time, too. */
+static void age_batches(struct cr__worker *w)
+{
+    struct cr__wait_node *batch = w->oldest;
+    bool waits_long = batch && batch == w->aged;
+    w->aged = batch;
+    if (!waits_long)
+        return;
+    w->oldest = w->aged = batch->prev;
+    if (w->oldest)
+        w->oldest->next = NULL;
+    else
+        w->youngest = NULL;
+    struct cr__queue queue = batch_of(batch);
+    if (w->ready.head)
+        w->ready.tail->next = queue.head;
+    else
+        w->ready.head = queue.head;
+    w->ready.tail = queue.tail;
 }
 
 void cr__age(struct cr__worker *w)
 {
-    if (w->spawned.head)
-        take_batch(w);
-    while (w->fresh.head || w->older) {
-        if (!w->fresh.head)
-            take_older(w);
-        if (w->ready.head)
-            w->ready.tail->next = w->fresh.head;
-        else
-            w->ready.head = w->fresh.head;
-        w->ready.tail = w->fresh.tail;
-        w->fresh.head = NULL;
-    }
-    w->elsewhere &= (uint8_t)~CR__IN_FRESH;
+    age_batches(w);
     struct cr_co *oldest[AGED];
     unsigned n = w->elsewhere & CR__IN_RING ? cr__runq_pop_oldest(&w->stealable, oldest, AGED) : 0;
     for (unsigned i = 0; i < n; i++) {
@@ -224,36 +246,40 @@ void cr__age(struct cr__worker *w)
     }
 }
 
-static struct cr_co *take_next(struct cr__worker *w)
+static inline struct cr_co *take_next(struct cr__worker *w)
 {
     struct cr_co *co = w->next;
     w->next = NULL;
     w->elsewhere &= (uint8_t)~CR__IN_NEXT;
-    adopt(w, co);
+    if (!w->alone)
+        adopt(w, co);
     return co;
 }
 
 /* What was handed over first, but not always; then what the last one has spawned; then what has started; then what has not. */
-static struct cr_co *take_elsewhere(struct cr__worker *w)
+static CR__NOINLINE struct cr_co *take_elsewhere(struct cr__worker *w)
 {
     if (w->spawned.head)
         take_batch(w);
     if (w->next && w->next_streak++ < NEXT_LIMIT)
         return take_next(w);
     w->next_streak = 0;
-    if (w->fresh.head)
+    bool others = w->streak >= OTHERS_TURN; /* neither an endless chain of spawns, nor those that always yield, keep the others waiting */
+    if (w->fresh.head && !(others && w->ready.head)) {
+        w->streak++;
         return cr__queue_pop(&w->fresh);
-    if (!w->older)
+    }
+    if (!w->fresh.head && !w->youngest)
         w->elsewhere &= (uint8_t)~CR__IN_FRESH;
-    bool turn = ++w->turn % RING_TURN == 0; /* not even those that always yield keep what has not started from starting */
-    struct cr_co *co = (w->elsewhere & CR__IN_RING) && (turn || !w->ready.head) ? take_stealable(w) : NULL;
+    struct cr_co *co = (w->elsewhere & CR__IN_RING) && (others || !w->ready.head) ? take_stealable(w) : NULL;
+    w->streak = co || w->fresh.head || !(w->elsewhere & CR__IN_RING) ? 0 : (uint8_t)(w->streak + 1);
     if (co || w->ready.head)
         return co ? co : cr__queue_pop(&w->ready);
     if (w->next)
         return take_next(w);
-    if (!w->older)
+    if (!w->youngest)
         return NULL;
-    take_older(w);
+    take_youngest(w);
     return cr__queue_pop(&w->fresh);
 }
 
@@ -262,7 +288,10 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
 {
     for (;;) {
         struct cr_co *co;
-        if (CR__UNLIKELY(w->elsewhere != 0)) {
+        if (w->elsewhere == CR__IN_NEXT && w->next_streak < NEXT_LIMIT) {
+            w->next_streak++;
+            co = take_next(w);
+        } else if (CR__UNLIKELY(w->elsewhere != 0)) {
             co = take_elsewhere(w);
             if (!co)
                 return NULL;

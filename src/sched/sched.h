@@ -11,10 +11,10 @@
  *     next      one, handed over by who woke it: runs next, but not more than NEXT_LIMIT times in a row while others are ready
  *     ready     started ones that stay: a list that only this worker touches
  *     stealable the ring: not started, or may migrate; what does not fit goes, in batches, to the runtime's injection queue. The owner takes the youngest
- *               (so a tree of spawns is worked off depth first), and with each turn of the loop some of the oldest
- *     spawned, fresh, older: in a runtime of one worker, instead of the ring: batches of what has not started, the youngest batch first, each in its order
+ *               (so a tree of spawns is worked off depth first), and every few milliseconds some of the oldest
+ *     spawned, fresh, youngest..oldest: in a runtime of one worker, instead of the ring: batches of what has not started, the youngest batch first, each in its order
  *     inbox     made ready by another worker; moves to one of the others with the next turn of the loop
- * What has started goes before the ring, but not always, so that neither starves; with each turn of the loop all that is fresh gets into the list. A runtime of one worker (`alone`) uses no ring, and no atomic step on its way.
+ * What has started goes before the ring, but not always, so that neither starves; every few milliseconds the oldest batch gets into the list. A runtime of one worker (`alone`) uses no ring, and no atomic step on its way.
  *
  * Invariants:
  *   1. Whoever claims a wait makes the coroutine ready, once (park.h).
@@ -158,12 +158,12 @@ struct cr__worker {
     uint8_t elsewhere;           /* of enum cr__elsewhere: where else there may be something ready */
     bool chain;
     bool alone;                  /* the only worker of its runtime */
-    uint8_t turn;                /* every so many it is the ring's */
+    uint8_t streak;              /* how many in a row have gone before others that wait */
     uint16_t index;
     uint16_t next_streak;
     struct cr_co *next;
     struct cr__queue spawned, fresh; /* alone: by the running coroutine; the newest batch before that, as far as it has not started */
-    struct cr__record *older;    /* batches before that; the first of each links them by its node, and knows its last */
+    struct cr__wait_node *youngest, *oldest, *aged; /* batches before that (take_batch); the oldest one when it was last looked at */
     struct cr_co *leaving;       /* may migrate, and has just switched to the loop */
     bool leaving_ready;          /* by yielding */
     struct cr_co loop;           /* the worker's own stack as a context */
@@ -184,6 +184,7 @@ struct cr__worker {
 
     /* at each turn of the loop */
     int64_t now_ns;              /* when the loop last looked at the clock */
+    int64_t aged_ns;             /* when it last moved what had not started (cr__age) */
     struct cr__wheel wheel;
     const struct cr__poller_ops *poller_ops;
     void *poller;                /* poll's */

@@ -12,7 +12,7 @@ void cr__run_ready(struct cr__worker *worker);
 /* Onto the worker's own list or ring; worker is the calling thread's. */
 void cr__ready_here(struct cr__worker *worker, struct cr__record *record);
 
-/* With each turn of the loop: what has waited longest to start gets into the list of what is ready. */
+/* Every few milliseconds: what has waited longest to start gets into the list of what is ready. */
 void cr__age(struct cr__worker *worker);
 
 /* A stack of that class is free: the next one that waits is ready. Somebody does wait. */

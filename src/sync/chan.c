@@ -52,10 +52,13 @@ size_t cr_chan_capacity(const struct cr_chan *chan)
 
 /* ---- The ring, and who waits -------------------------------------------------------------------------------- */
 
-static void copy(const struct cr_chan *chan, void *to, const void *from)
+/* The most common sizes without a call. */
+static inline void copy(const struct cr_chan *chan, void *to, const void *from)
 {
-    if (chan->item_size_bytes == sizeof(void *)) /* the most common one, without a call */
+    if (CR__LIKELY(chan->item_size_bytes == sizeof(void *)))
         memcpy(to, from, sizeof(void *));
+    else if (chan->item_size_bytes == sizeof(int))
+        memcpy(to, from, sizeof(int));
     else if (chan->item_size_bytes > 0)
         memcpy(to, from, chan->item_size_bytes);
 }
@@ -92,30 +95,34 @@ struct partner {
     void *value;
 };
 
-static struct cr__select_node *select_node_of(struct cr__wait_node *node)
+/* A select's node: it learns which case has come. */
+static bool claim_select(struct cr__worker *w, struct cr__wait_node *node, int result, struct partner *p)
 {
-    return CR__CONTAINER(node, struct cr__select_node, node);
+    struct cr__select_node *select = CR__CONTAINER(node, struct cr__select_node, node);
+    p->record = (struct cr__record *)(node->object & ~(uintptr_t)1);
+    if (!cr__park_claim(&p->record->word, CR__WOKEN, w->alone))
+        return false;
+    struct cr__extra *extra = (struct cr__extra *)p->record->co.cold->above;
+    extra->case_won = select->index;
+    extra->case_result = result;
+    p->value = select->value;
+    return true;
 }
 
-/* Claims the first one of the queue that still waits, for a select by the case `outcome` says (0, -EPIPE). */
-static bool claim(struct cr__worker *w, struct cr_waiters *q, int result, struct partner *p)
+/* Claims the first one of the queue that still waits. result: what its call returns, 0 or -EPIPE. */
+static inline bool claim(struct cr__worker *w, struct cr_waiters *q, int result, struct partner *p)
 {
     struct cr__wait_node *node;
     while ((node = cr__waiters_pop(q)) != NULL) {
-        if (CR__LIKELY(!(node->object & 1))) {
-            p->record = cr__waiter_of(node);
-            if (!cr__park_claim(&p->record->word, result == 0 ? CR__WOKEN : CR__CLOSED, w->alone))
-                continue;
-            p->value = *cr__record_value(p->record);
-            return true;
-        }
-        p->record = (struct cr__record *)(node->object & ~(uintptr_t)1);
-        if (!cr__park_claim(&p->record->word, CR__WOKEN, w->alone))
+        if (CR__UNLIKELY(node->object & 1)) {
+            if (claim_select(w, node, result, p))
+                return true;
             continue;
-        struct cr__extra *extra = (struct cr__extra *)p->record->co.cold->above;
-        extra->case_won = select_node_of(node)->index;
-        extra->case_result = result;
-        p->value = select_node_of(node)->value;
+        }
+        p->record = cr__waiter_of(node);
+        if (CR__UNLIKELY(!cr__park_claim(&p->record->word, result == 0 ? CR__WOKEN : CR__CLOSED, w->alone)))
+            continue;
+        p->value = *cr__record_value(p->record);
         return true;
     }
     return false;
@@ -139,7 +146,7 @@ bool cr__chan_idle(const struct cr_chan *chan, enum cr_case_op op, const struct 
     return chan->length == 0 && !others_wait(&chan->senders, me);
 }
 
-int cr__chan_send_now(struct cr__worker *w, struct cr_chan *chan, const void *item)
+__attribute__((always_inline)) static inline int send_now(struct cr__worker *w, struct cr_chan *chan, const void *item)
 {
     struct partner receiver;
     int r = 0;
@@ -157,7 +164,7 @@ int cr__chan_send_now(struct cr__worker *w, struct cr_chan *chan, const void *it
     return r;
 }
 
-int cr__chan_recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
+__attribute__((always_inline)) static inline int recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
 {
     struct partner sender;
     int r = 0;
@@ -180,6 +187,16 @@ int cr__chan_recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
     return r;
 }
 
+int cr__chan_send_now(struct cr__worker *w, struct cr_chan *chan, const void *item)
+{
+    return send_now(w, chan, item);
+}
+
+int cr__chan_recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
+{
+    return recv_now(w, chan, item);
+}
+
 /* ---- The calls ---------------------------------------------------------------------------------------------- */
 
 static int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op, void *item,
@@ -198,7 +215,7 @@ int cr_chan_send_until(struct cr_chan *chan, const void *item, int64_t deadline_
     if (CR__UNLIKELY(!me))
         return -EPERM;
     cr__lock(w, cr__spin_of(&chan->spin));
-    int r = cr__chan_send_now(w, chan, item);
+    int r = send_now(w, chan, item);
     return r == CR__WOULD_WAIT ? wait_for(w, me, chan, CR_SEND, (void *)item, deadline_ns) : r;
 }
 
@@ -209,7 +226,7 @@ int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
     if (CR__UNLIKELY(!me))
         return -EPERM;
     cr__lock(w, cr__spin_of(&chan->spin));
-    int r = cr__chan_recv_now(w, chan, item);
+    int r = recv_now(w, chan, item);
     return r == CR__WOULD_WAIT ? wait_for(w, me, chan, CR_RECV, item, deadline_ns) : r;
 }
 
