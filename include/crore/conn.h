@@ -160,7 +160,7 @@ CR_API CR_CHECKED int cr_resolve_until(const char *host, uint16_t port, struct c
                                        int64_t deadline_ns);
 
 /* Any fd of the caller's: pipe, terminal, signalfd, eventfd, socket of whatever kind. Set non-blocking where the kernel can
- * poll it; otherwise (regular files) its calls block the worker for as long as the device takes.
+ * poll it; otherwise (regular files) as what cr_file_open opens.
  * Takes the fd over: cr_close closes it. Returns 0, -EBADF, -EEXIST (already taken over), -ENOMEM, -EPERM; on an error
  * the fd stays the caller's. */
 CR_API CR_CHECKED int cr_conn_from_fd(struct cr_conn **out, int fd);
@@ -168,8 +168,10 @@ CR_API CR_CHECKED int cr_conn_from_fd(struct cr_conn **out, int fd);
 /* The fd behind it: still conn's; for setsockopt and the like. -EOPNOTSUPP if there is none. Does not suspend. */
 CR_API int cr_conn_fd(const struct cr_conn *conn);
 
-/* Regular files, as connections: cr_read and cr_write go on from where the last one stopped. flags and mode as open(2).
- * They block the worker for as long as the disk takes. Return as open, pread and pwrite. */
+/* Regular files, as connections: cr_read and cr_write go on from where the last one stopped. flags and mode as open(2). What the page cache has is read
+ * at once; what would wait for the disk is done on a thread of cr_blocking's, as are opening and, mostly, writing. Closing does not take the
+ * fd away from a transfer that has begun; it goes on to its end. Deadlines bound the wait for a thread. All suspend.
+ * Return as open, pread and pwrite, and what cr_blocking does: -ETIMEDOUT, -ECANCELED, -EAGAIN, -ENOMEM (nothing was done). */
 CR_API CR_CHECKED int cr_file_open(struct cr_conn **out, const char *path, int flags, mode_t mode);
 CR_API CR_CHECKED ssize_t cr_pread(struct cr_conn *file, void *buf, size_t size_bytes, int64_t offset);
 CR_API CR_CHECKED ssize_t cr_pwrite(struct cr_conn *file, const void *buf, size_t size_bytes, int64_t offset);

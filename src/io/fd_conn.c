@@ -1,4 +1,4 @@
-/* Streams, pipes and files over file descriptors: the operations, and the lent buffers. */
+/* Streams and pipes over file descriptors: the operations. (Files: file.c.) */
 #include "io/io.h"
 
 #include <netinet/in.h>
@@ -75,9 +75,7 @@ void cr__fd_conn_close(struct cr__fd_conn *c)
 
 /* ---- The one loop of all transfers -------------------------------------------------------------------------- */
 
-/* Called first: every 64th call that could go on without suspending yields, unless the deadline has passed: such a call is a try. 0, or
- * -EBADF if c was closed meanwhile. After a transfer nothing suspends: what it gave stays true until the caller has it. */
-static inline int breathe(struct cr__fd_conn *c, int64_t deadline_ns)
+int cr__fd_breathe(struct cr__fd_conn *c, int64_t deadline_ns)
 {
     struct cr__worker *worker = cr__worker_here();
     if (CR__LIKELY(--worker->io_budget > 0) || deadline_ns <= worker->now_ns)
@@ -90,7 +88,7 @@ static inline int breathe(struct cr__fd_conn *c, int64_t deadline_ns)
 ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_t deadline_ns,
                      ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg)
 {
-    int r = breathe(c, deadline_ns);
+    int r = cr__fd_breathe(c, deadline_ns);
     while (r == 0) {
         if (!cr__poll_try(&c->poll, direction)) {
             r = cr__poll_wait(&c->poll, direction, deadline_ns);
@@ -373,67 +371,6 @@ static ssize_t datagram_send_to(struct cr_conn *conn, const void *buf, size_t si
     return cr__transfer(of(conn), CR__OUT, deadline_ns, try_send_to, &(struct datagram){.iov = {(void *)buf, size_bytes}, .to = to});
 }
 
-/* ---- Regular files ------------------------------------------------------------------------------------------ */
-
-/* All that is read or written goes through here, from `offset` on, or, if that is HERE, from where the last one stopped. What the page cache has is
- * read at once; for the rest the coroutine waits, if the poller can. */
-#define HERE (-1)
-
-static ssize_t at_once(int fd, enum cr__direction d, void *buf, size_t size_bytes, int64_t offset)
-{
-    ssize_t n;
-    do {
-        if (offset == HERE)
-            n = d == CR__IN ? cr__os_read(fd, buf, size_bytes) : without_sigpipe(cr__os_write(fd, buf, size_bytes));
-        else
-            n = d == CR__IN ? cr__os_pread(fd, buf, size_bytes, offset) : cr__os_pwrite(fd, buf, size_bytes, offset);
-    } while (n == -EINTR);
-    return n;
-}
-
-static ssize_t file_transfer(struct cr__fd_conn *c, enum cr__direction d, void *buf, size_t size_bytes, int64_t offset)
-{
-    uint16_t generation = atomic_load_explicit(&c->poll.generation, memory_order_relaxed);
-    int fd = c->poll.fd;
-    ssize_t r = breathe(c, CR_FOREVER), n = 0;
-    if (r < 0)
-        return r;
-    if (offset < HERE)
-        return -EINVAL;
-    if (d == CR__IN)
-        n = cr__os_pread_cached(fd, buf, size_bytes, offset);
-    if (n == (ssize_t)size_bytes && d == CR__IN)
-        return n;
-    if (n < 0)
-        n = 0; /* not there, or not to be told: the other way says why */
-    r = cr__poll_transfer(fd, d, (char *)buf + n, size_bytes - (size_t)n, offset == HERE ? HERE : offset + n);
-    if (r == -EOPNOTSUPP && atomic_load_explicit(&c->poll.generation, memory_order_relaxed) == generation)
-        r = at_once(fd, d, (char *)buf + n, size_bytes - (size_t)n, offset == HERE ? HERE : offset + n);
-    return r >= 0 ? n + r : n > 0 ? n : r;
-}
-
-static ssize_t file_pread(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t offset)
-{
-    return offset < 0 ? -EINVAL : file_transfer(of(conn), CR__IN, buf, size_bytes, offset);
-}
-
-static ssize_t file_pwrite(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t offset)
-{
-    return offset < 0 ? -EINVAL : file_transfer(of(conn), CR__OUT, (void *)buf, size_bytes, offset);
-}
-
-static ssize_t file_read(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
-{
-    (void)deadline_ns; /* a file is always ready */
-    return file_transfer(of(conn), CR__IN, buf, size_bytes, HERE);
-}
-
-static ssize_t file_write(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
-{
-    (void)deadline_ns;
-    return file_transfer(of(conn), CR__OUT, (void *)buf, size_bytes, HERE);
-}
-
 const struct cr__conn_ops cr__stream_ops = {
     .read = stream_read,
     .readv = stream_readv,
@@ -463,38 +400,6 @@ const struct cr__conn_ops cr__datagram_ops = {
     .url = stream_url,
     .fd = stream_fd,
 };
-
-const struct cr__conn_ops cr__file_ops = {
-    .read = file_read, /* the kernel keeps the position */
-    .readv = stream_readv,
-    .write = file_write,
-    .writev = stream_writev,
-    .recv_lend = stream_recv_lend,
-    .recv_return = stream_recv_return,
-    .wait = stream_wait,
-    .close = stream_close,
-    .pread = file_pread,
-    .pwrite = file_pwrite,
-    .fd = stream_fd,
-};
-
-int cr_file_open(struct cr_conn **out, const char *path, int flags, mode_t mode)
-{
-    struct cr__worker *worker;
-    if (!cr__running(&worker))
-        return -EPERM;
-    int fd = cr__os_open(path, flags, mode);
-    if (fd < 0)
-        return fd;
-    struct cr__fd_conn *c;
-    int r = cr__fd_conn_open(&c, fd, CR__FD_OTHER, &cr__file_ops, true, true);
-    if (r < 0) {
-        cr__os_close(fd);
-        return r;
-    }
-    *out = &c->conn;
-    return 0;
-}
 
 /* What kind of thing a foreign fd is. */
 static const struct cr__conn_ops *ops_of_fd(int fd, enum cr__fd_kind *kind, enum cr__scheme *scheme)

@@ -49,6 +49,10 @@ int cr__fd_conn_open(struct cr__fd_conn **out, int fd, enum cr__fd_kind kind, co
 ssize_t cr__transfer(struct cr__fd_conn *c, enum cr__direction direction, int64_t deadline_ns,
                      ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg);
 
+/* Called first by what may go on without suspending: every 64th call yields, unless the deadline has passed: such a call is a try. 0, or
+ * -EBADF if c was closed meanwhile. After a transfer nothing suspends: what it gave stays true until the caller has it. */
+int cr__fd_breathe(struct cr__fd_conn *c, int64_t deadline_ns);
+
 /* Frees what it opened, the fd included. */
 void cr__fd_conn_close(struct cr__fd_conn *c);
 

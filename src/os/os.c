@@ -2,6 +2,7 @@
 
 #include <stdatomic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 void *cr__os_map(size_t size_bytes, int protection)
 {
@@ -32,6 +33,19 @@ int cr__os_lstat_mode(const char *path, mode_t *mode)
         return (int)r;
     *mode = info.stx_mode;
     return 0;
+}
+
+bool cr__os_is_in_memory(int fd)
+{
+    enum { TMPFS = 0x01021994, RAMFS = 0x858458f6u, PROC = 0x9fa0, SYSFS = 0x62656572 };
+    struct statx info;
+    struct statfs system;
+    if (cr__syscall5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &info) == 0 && S_ISCHR(info.stx_mode))
+        return true;
+    if (cr__syscall2(SYS_fstatfs, fd, &system) < 0)
+        return false;
+    unsigned long type = (unsigned long)system.f_type & 0xffffffff;
+    return type == TMPFS || type == RAMFS || type == PROC || type == SYSFS;
 }
 
 void cr__os_take_sigpipe(void)

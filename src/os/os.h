@@ -72,26 +72,28 @@ static inline ssize_t cr__os_writev(int fd, const struct iovec *iov, int count)
     return cr__syscall3(SYS_writev, fd, iov, count);
 }
 
-static inline ssize_t cr__os_pread(int fd, void *buf, size_t size_bytes, int64_t offset)
-{
-    return cr__syscall4(SYS_pread64, fd, buf, size_bytes, offset);
-}
-
-static inline ssize_t cr__os_pwrite(int fd, const void *buf, size_t size_bytes, int64_t offset)
-{
-    return cr__syscall4(SYS_pwrite64, fd, buf, size_bytes, offset);
-}
-
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 8
 #endif
 
-/* What is in the page cache; -EAGAIN: nothing of it is; -EOPNOTSUPP and others: can't say. offset -1: from the file's position on. */
-static inline ssize_t cr__os_pread_cached(int fd, void *buf, size_t size_bytes, int64_t offset)
+/* Offset -1: the file's position. Flags: RWF_ of preadv2(2). */
+static inline ssize_t cr__os_preadv(int fd, const struct iovec *iov, int count, int64_t offset, int flags)
 {
-    struct iovec iov = {buf, size_bytes};
-    return cr__syscall6(SYS_preadv2, fd, (long)&iov, 1, (long)offset, 0, RWF_NOWAIT); /* an offset in two halves; the first is all, on 64 bits */
+    return cr__syscall6(SYS_preadv2, fd, (long)iov, count, offset, 0, flags);
 }
+
+static inline ssize_t cr__os_pwritev(int fd, const struct iovec *iov, int count, int64_t offset, int flags)
+{
+    return cr__syscall6(SYS_pwritev2, fd, (long)iov, count, offset, 0, flags);
+}
+
+static inline int cr__os_fd_flags(int fd)
+{
+    return (int)cr__syscall3(SYS_fcntl, fd, F_GETFL, 0);
+}
+
+/* Whether what fd names never waits for a device: it lies in memory, or is a character device. */
+bool cr__os_is_in_memory(int fd);
 
 static inline ssize_t cr__os_recv(int fd, void *buf, size_t size_bytes)
 {

@@ -50,7 +50,10 @@ struct cr__pollable {
         };
         struct cr__post closing; /* on its way to the worker that watches it: it has no user any more */
     };
-    uint16_t tried[2];
+    union {
+        uint16_t tried[2];
+        _Atomic uint32_t transfers; /* UNPOLLABLE: its owner's */
+    };
     uint16_t worker;         /* with whose poller it is watched */
     uint16_t held;           /* buffers that nobody has taken yet */
     _Atomic bool end;        /* end, error or urgent data seen: a short receive does not mean that there is no more */
