@@ -302,7 +302,7 @@ static bool has_result(const struct cr__record *record)
 /* Neither cancelling nor a deadline ends this: the kernel has the caller's memory. */
 static ssize_t await(struct cr__worker *worker, struct cr__record *me, enum cr__wait_kind kind, const void *object)
 {
-    struct cr__shield shield = cr__shield_up(worker, me);
+    struct cr__mask mask = cr__mask(me, CR_FOREVER);
     cr__wait_outside(worker, 1);
     while (!has_result(me)) {
         if (cr__wait_begin(worker, me, kind, object, CR_FOREVER) == 0)
@@ -310,7 +310,7 @@ static ssize_t await(struct cr__worker *worker, struct cr__record *me, enum cr__
         worker = cr__worker_here();
     }
     cr__wait_outside(worker, -1);
-    cr__shield_down(worker, me, shield);
+    cr__unmask(me, mask);
     return ((intptr_t)me->node.prev - 1) / 2;
 }
 

@@ -37,7 +37,7 @@ int cr_child_wait_until(pid_t pid, int *status, int64_t deadline_ns)
     int fd = cr__os_pidfd(pid);
     if (fd == -ESRCH)
         return -ECHILD;
-    return (int)cr__fd_watch(fd, CR__WAIT_CHILD, deadline_ns, try_reap, status);
+    return (int)cr__fd_watch(fd, deadline_ns, try_reap, status);
 }
 
 int cr_child_wait(pid_t pid, int *status)

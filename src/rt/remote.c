@@ -156,12 +156,12 @@ static int wait_suspended(struct cr__worker *worker, struct cr__record *me, stru
     worker = cr__worker_here();
     if (r == 0 || withdraw(worker, event, me))
         return r;
-    struct cr__shield shield = cr__shield_up(worker, me);
+    struct cr__mask mask = cr__mask(me, CR_FOREVER);
     while (await_notice(worker, me)) {
         (void)cr__wait_suspend(worker, me, CR_FOREVER);
         worker = cr__worker_here();
     }
-    cr__shield_down(worker, me, shield);
+    cr__unmask(me, mask);
     return 0;
 }
 

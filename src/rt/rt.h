@@ -24,7 +24,7 @@ void cr__signals_block(sigset_t *before);
 /* Tries (attempt says -EAGAIN: not yet), and waits, until fd is readable, to try again; then closes fd. What attempt says, or -ETIMEDOUT,
  * -ECANCELED, -ENOMEM; fd itself, if it is negative. */
 struct cr__fd_conn;
-ssize_t cr__fd_watch(int fd, enum cr__wait_kind kind, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg);
+ssize_t cr__fd_watch(int fd, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg);
 
 /* The other way: cr__sched_of. */
 struct cr_rt *cr__rt_of(struct cr__sched *sched);

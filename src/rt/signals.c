@@ -117,10 +117,9 @@ static ssize_t try_take(struct cr__fd_conn *c, void *arg)
     return cr__os_take_signal(taking->set, taking->info);
 }
 
-ssize_t cr__fd_watch(int fd, enum cr__wait_kind kind, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg)
+ssize_t cr__fd_watch(int fd, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg)
 {
     struct cr__fd_conn *c;
-    (void)kind;
     if (fd < 0)
         return fd;
     int r = cr__fd_conn_open(&c, fd, CR__FD_OTHER, &cr__stream_ops, true, false);
@@ -141,7 +140,7 @@ int cr_signal_wait_until(const sigset_t *set, siginfo_t *info, int64_t deadline_
         return -EPERM;
     if (!are_the_programs(worker->sched, set))
         return -EINVAL;
-    return (int)cr__fd_watch(cr__os_signalfd(set), CR__WAIT_SIGNAL, deadline_ns, try_take, &taking);
+    return (int)cr__fd_watch(cr__os_signalfd(set), deadline_ns, try_take, &taking);
 }
 
 int cr_signal_wait(const sigset_t *set, siginfo_t *info)

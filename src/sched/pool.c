@@ -192,7 +192,7 @@ static int begin_wait(struct cr__worker *w, struct cr__record *me, struct job *j
     return r;
 }
 
-/* Until it has begun (the caller can't see when): deadlines and cancellations count. Then, shielded from them, until it is done. */
+/* Until it has begun (the caller can't see when): deadlines and cancellations count. Then, masked from them, until it is done. */
 static int wait_for(struct cr__record *me, struct job *job, int64_t deadline_ns, bool begun)
 {
     int r = 0;
@@ -207,39 +207,13 @@ static int wait_for(struct cr__record *me, struct job *job, int64_t deadline_ns,
         if (r < 0)
             return r;
     }
-    struct cr__shield shield = cr__shield_up(w, me);
+    struct cr__mask mask = cr__mask(me, CR_FOREVER);
     while (begin_wait(w, me, job, CR_FOREVER) == 0) {
         (void)cr__wait_suspend(w, me, CR_FOREVER);
         w = cr__worker_here();
     }
-    cr__shield_down(w, me, shield);
+    cr__unmask(me, mask);
     return 0;
-}
-
-struct cr__shield cr__shield_up(struct cr__worker *w, struct cr__record *me)
-{
-    uint32_t before = atomic_load_explicit(&me->word, memory_order_relaxed);
-    if (w->alone)
-        atomic_store_explicit(&me->word, before | CR__MASKED, memory_order_relaxed);
-    else
-        atomic_fetch_or_explicit(&me->word, CR__MASKED, memory_order_relaxed);
-    struct cr__co_cold *cold = me->co.cold; /* without one, there is no bound to lift */
-    struct cr__shield shield = {(before & CR__MASKED) != 0, cold ? cold->bound_ns : CR_FOREVER};
-    if (cold)
-        cold->bound_ns = CR_FOREVER;
-    return shield;
-}
-
-void cr__shield_down(struct cr__worker *w, struct cr__record *me, struct cr__shield before)
-{
-    if (me->co.cold)
-        me->co.cold->bound_ns = before.bound_ns;
-    if (before.masked)
-        return;
-    if (w->alone)
-        atomic_store_explicit(&me->word, atomic_load_explicit(&me->word, memory_order_relaxed) & ~(uint32_t)CR__MASKED, memory_order_relaxed);
-    else
-        atomic_fetch_and_explicit(&me->word, ~(uint32_t)CR__MASKED, memory_order_relaxed);
 }
 
 int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns)

@@ -386,14 +386,6 @@ static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *m
     return CR__LIKELY(cr__park_begin(&me->word, kind, worker->alone)) ? 0 : -ECANCELED;
 }
 
-/* Between the two, neither a cancellation nor what bounds its waits ends a wait of the running coroutine. In brackets. (pool.c) */
-struct cr__shield {
-    bool masked;
-    int64_t bound_ns;
-};
-struct cr__shield cr__shield_up(struct cr__worker *worker, struct cr__record *me);
-void cr__shield_down(struct cr__worker *worker, struct cr__record *me, struct cr__shield before);
-
 /* Suspends until woken. 0; -ETIMEDOUT; -ECANCELED; -EBADF when what it waited for was closed. */
 int cr__wait_suspend(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
 
