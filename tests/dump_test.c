@@ -97,7 +97,7 @@ TEST_CO(sleepers_are_told_with_their_number_their_deadline_and_where_they_sleep)
     cr_yield();
     dump();
     CHECK_STR(text, "crore: 2 coroutines on 1 worker");
-    CHECK_GROUP("1 in sleeps waits for a point in time", "for 0.0 s, with a deadline; coroutine 2 \"the sleeper\"");
+    CHECK_GROUP("1 in sleeps waits for a point in time", " s, with a deadline; coroutine 2 \"the sleeper\"");
     CHECK_FRAMES("deep_inside");
     CHECK_FRAMES("from sleeps+");
     CHECK_GROUP("waits for a blocking call on another thread", "coroutine 1"); /* who asked */
@@ -207,6 +207,56 @@ TEST_CO(ready_ones_are_told_and_those_parked_in_a_bare_one)
     CHECK_EQ(cr_join(co), 0);
 }
 
+/* ---- Locks -------------------------------------------------------------------------------------------------- */
+
+static struct cr_mutex mutex;
+static struct cr_rwlock rwlock;
+
+static void locks(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_mutex_lock(&mutex), -ECANCELED);
+}
+
+TEST_CO(who_waits_for_a_mutex_is_told_with_who_holds_it)
+{
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_go(locks, NULL), 0);
+    CHECK_EQ(cr_go(locks, NULL), 0);
+    cr_yield();
+    dump();
+    CHECK_GROUP("2 in locks wait for a mutex (at ", "held by coroutine 1)");
+    cr_shutdown();
+}
+
+static void writes_then_locks(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), -ECANCELED);
+}
+
+static void locks_then_reads(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), -ECANCELED);
+}
+
+TEST_CO_CONFIG(a_circle_of_different_locks_is_told, &several)
+{
+    CHECK_EQ(cr_go(writes_then_locks, NULL), 0);
+    CHECK_EQ(cr_go(locks_then_reads, NULL), 0);
+    CHECK_EQ(cr_sleep(50 * CR_MS), 0);
+    dump();
+    CHECK_STR(text, "deadlock: 2 coroutines wait for each other");
+    CHECK_GROUP("in writes_then_locks waits for a mutex at ", "that coroutine");
+    CHECK_GROUP("in locks_then_reads waits for a readers-writer lock, to read at ", "that coroutine");
+    cr_shutdown();
+}
+
 /* ---- Many --------------------------------------------------------------------------------------------------- */
 
 TEST_CO(those_at_the_same_place_are_one_group)
@@ -296,7 +346,8 @@ TEST_CO_CONFIG(while_coroutines_run_and_end_on_all_workers, &several)
     for (int i = 0; i < 30; i++) {
         dump();
         CHECK_EQ(total(), live());
-        CHECK(live() >= 600);
+        if (live() < 600) /* a machine that is very busy */
+            CHECK_STR(text, "does not answer");
         CHECK_STR(text, " in lives_on ");
     }
     over = true;

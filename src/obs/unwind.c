@@ -7,6 +7,14 @@
 #include <pthread.h>
 #include <string.h>
 
+#ifdef CR__HAVE_VALGRIND
+#include <valgrind/valgrind.h>
+#else
+#define VALGRIND_DISABLE_ERROR_REPORTING (void)0
+#define VALGRIND_ENABLE_ERROR_REPORTING (void)0
+#endif
+/* libunwind asks the kernel whether memory is there by writing a byte of it into a pipe, whatever that byte is. */
+
 #ifdef CR__HAVE_LIBUNWIND
 #define UNW_LOCAL_ONLY
 #include <libunwind.h>
@@ -24,7 +32,9 @@ static void prepare(void)
 
 void cr__unwind_prepare(void)
 {
+    VALGRIND_DISABLE_ERROR_REPORTING;
     pthread_once(&prepared, prepare);
+    VALGRIND_ENABLE_ERROR_REPORTING;
 }
 #else
 void cr__unwind_prepare(void)
@@ -65,11 +75,10 @@ static bool arrive(char *sp, unw_context_t *context)
     return true;
 }
 
-unsigned cr__unwind_parked(void *sp, const char *top, void **pcs, uint32_t *offsets, unsigned most)
+static unsigned unwind(void *sp, const char *top, void **pcs, uint32_t *offsets, unsigned most)
 {
     unw_context_t context;
     unw_cursor_t cursor;
-    cr__unwind_prepare();
     if (!arrive(sp, &context) || unw_init_local(&cursor, &context) != 0)
         return 0;
     unsigned count = 0;
@@ -84,6 +93,15 @@ unsigned cr__unwind_parked(void *sp, const char *top, void **pcs, uint32_t *offs
             break;
         at = (const char *)(uintptr_t)frame - sizeof(void *); /* the caller's frame begins above the return address */
     }
+    return count;
+}
+
+unsigned cr__unwind_parked(void *sp, const char *top, void **pcs, uint32_t *offsets, unsigned most)
+{
+    cr__unwind_prepare();
+    VALGRIND_DISABLE_ERROR_REPORTING;
+    unsigned count = unwind(sp, top, pcs, offsets, most);
+    VALGRIND_ENABLE_ERROR_REPORTING;
     return count;
 }
 

@@ -1,9 +1,11 @@
-/* What reports say of the waits of the rooms below this one. */
+/* What reports say of the waits of the rooms below this one: the fd, and who holds a lock. */
 #include "rt/rt.h"
 
 #include <stdio.h>
 
+#include "os/os.h"
 #include "poll/poll.h"
+#include "sync/sync.h"
 
 /* Who closes the connection wakes, under the pollable's lock, who waits: so while it waits the fd is what it was. */
 static void describe_fd(const struct cr__record *waits, char *text, size_t size_bytes)
@@ -19,10 +21,60 @@ static void describe_fd(const struct cr__record *waits, char *text, size_t size_
         snprintf(text, size_bytes, "closed");
 }
 
+/* The number of a coroutine that may end meanwhile, and whose record may become another's: copied by the kernel, and worth what a second look at the lock says. */
+static bool number_of(struct cr_co *co, struct cr__holder *out)
+{
+    return co && cr__os_peek(&out->id, &co->id, sizeof(out->id)) == 0;
+}
+
+static bool mutex_holder_pinned(struct cr_mutex *mutex, struct cr__holder *out)
+{
+    struct cr_co *_Atomic *owner = (struct cr_co *_Atomic *)(void *)&mutex->_owner;
+    struct cr_co *co = atomic_load_explicit(owner, memory_order_relaxed);
+    return number_of(co, out) && atomic_load_explicit(owner, memory_order_relaxed) == co;
+}
+
+/* A field under a lock. It is only tried: who has it may be about to wake the one that we have pinned. */
+static bool holder_pinned(unsigned *spin, struct cr_co **field, struct cr__holder *out)
+{
+    if (!cr__spin_try(cr__spin_of(spin)))
+        return false;
+    bool known = number_of(*field, out);
+    cr__spin_unlock(cr__spin_of(spin));
+    return known;
+}
+
+/* While it is pinned, it waits, and what it waits for is there. */
+static bool lock_holder(const struct cr__record *waits, struct cr__holder *out)
+{
+    cr__park_word *word = (cr__park_word *)(uintptr_t)&waits->word;
+    unsigned kind = waits->co.sched_wait;
+    void *object = (void *)waits->node.object;
+    bool known = false;
+    if (!cr__park_pin(word, kind))
+        return false;
+    if (kind == CR__WAIT_MUTEX) {
+        known = mutex_holder_pinned(object, out);
+    } else if (kind == CR__WAIT_ONCE) {
+        struct cr_once *once = object;
+        known = holder_pinned(&once->_spin, &once->_runner, out);
+    } else {
+        struct cr_rwlock *lock = object;
+        known = holder_pinned(&lock->_spin, &lock->_writer, out);
+    }
+    cr__park_unpin(word);
+    return known;
+}
+
 static const struct cr__wait_ops fd_ops = {.describe = describe_fd};
+static const struct cr__wait_ops lock_ops = {.holder = lock_holder};
 
 void cr__waits_describe(void)
 {
     cr__holder_of(CR__WAIT_READABLE, &fd_ops);
     cr__holder_of(CR__WAIT_WRITABLE, &fd_ops);
+    cr__holder_of(CR__WAIT_MUTEX, &lock_ops);
+    cr__holder_of(CR__WAIT_READ_LOCK, &lock_ops);
+    cr__holder_of(CR__WAIT_WRITE_LOCK, &lock_ops);
+    cr__holder_of(CR__WAIT_ONCE, &lock_ops);
 }

@@ -117,11 +117,11 @@ void cr__out_frames(struct cr__out *out, void *const *pcs, unsigned count, bool 
 {
     char where[160];
     bool begun = false;
-    while (count > 0 && is_inside(cr__symbol_at(pcs[count - 1], where, sizeof(where))))
+    while (count > 1 && is_inside(cr__symbol_at(pcs[count - 1], where, sizeof(where))))
         count--;
     for (unsigned i = 0; i < count; i++) {
         cr__symbol_at(pcs[i], where, sizeof(where));
-        if (!interrupted && is_inside(where))
+        if (!interrupted && is_inside(where) && (begun || i + 1 < count)) /* one at least is told */
             continue;
         cr__out_put(out, "    %s %s\n", begun ? "from" : "  in", where);
         begun = true;
@@ -213,7 +213,8 @@ static void tell_group(const struct cr__group *g, struct cr__out *out)
 
 void cr__tally_tell(struct cr__tally *t, struct cr__out *out)
 {
-    qsort(t->groups, t->used, sizeof(t->groups[0]), by_count); /* its slots mean nothing any more */
+    if (t->used > 0)
+        qsort(t->groups, t->used, sizeof(t->groups[0]), by_count); /* its slots mean nothing any more */
     for (unsigned i = 0; i < t->used; i++)
         tell_group(&t->groups[i], out);
     if (t->others)
