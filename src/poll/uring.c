@@ -15,8 +15,8 @@
  *   4. The fd that a submitted-later request names is closed by this worker, and only after the request has been submitted: so no number is
  *      reused under it.
  *   5. A request with a coroutine's memory is waited for until it completes: neither cancelled nor timed out.
- *   6. A buffer is with the ring, on a pollable, or in the slab. The slot of one that has come is filled with a fresh one in the next turn, unless
- *      BUFFERS_OUT_MAX are out.
+ *   6. A buffer is with the ring, on a pollable, or in the slab. The slot of one that has come is filled again when one is free, or when the ring runs
+ *      low; not when BUFFERS_OUT_MAX are out.
  *
  * Rejected: IORING_OP_MSG_RING to kick (it needs a turn of the sender's ring, and threads outside have none); waiting for readiness of the
  * epoll's own fd (two calls for each event); SQPOLL (a processor that spins). */
@@ -113,10 +113,18 @@ static void prepare_cancel(struct poller *poller, uint64_t tag)
 
 /* ---- Buffers that the ring receives into -------------------------------------------------------------------- */
 
+/* Memory that was never used is only taken when the ring runs low: what came in this turn may be back before the next. */
+static bool may_give(struct poller *poller)
+{
+    struct cr__buffers *buffers = &poller->common.buffers;
+    return poller->missing_count > 0 && atomic_load_explicit(&buffers->out, memory_order_relaxed) < BUFFERS_OUT_MAX &&
+           (poller->missing_count >= GIVEN / 2 || buffers->slab.free || atomic_load_explicit(&buffers->slab.returned, memory_order_relaxed));
+}
+
 static void give_buffers(struct poller *poller)
 {
     int given = 0;
-    while (poller->missing_count > 0 && atomic_load_explicit(&poller->common.buffers.out, memory_order_relaxed) < BUFFERS_OUT_MAX) {
+    while (may_give(poller)) {
         struct cr__buffer *buffer = cr__buffer_get(&poller->common.buffers);
         if (!buffer)
             break; /* who wants to receive finds less, or none, and asks the kernel */
