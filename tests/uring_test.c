@@ -218,6 +218,24 @@ TEST_URING(closing_with_data_that_nobody_read_resets_and_gives_the_buffers_back,
     cr_listener_close(listener);
 }
 
+TEST_URING(who_only_waits_for_readability_finds_all_in_the_socket, &one)
+{
+    struct cr_conn *client, *server;
+    char bytes[16];
+    listen_anywhere();
+    CHECK_EQ(cr_dial(&client, url, NULL), 0);
+    CHECK_EQ(cr_accept(listener, &server), 0);
+    for (int i = 0; i < 10; i++) {
+        CHECK_EQ(cr_wait_readable_until(server, cr_after(CR_US)), -ETIMEDOUT);
+        CHECK_EQ(cr_write_all(client, "straight", 8), 8);
+        CHECK_EQ(cr_wait_readable(server), 0);
+        CHECK_EQ(recv(cr_conn_fd(server), bytes, sizeof(bytes), MSG_DONTWAIT), 8);
+    }
+    cr_close(client);
+    cr_close(server);
+    cr_listener_close(listener);
+}
+
 TEST_URING(a_closed_connection_is_closed_for_its_peer_at_once, &one)
 {
     struct cr_conn *client, *server;

@@ -147,9 +147,17 @@ static ssize_t try_read(struct cr__fd_conn *c, void *arg)
     return receive(c, to->at, to->size_bytes);
 }
 
+/* Who receives may have it done ahead. */
+static struct cr__fd_conn *receiver(struct cr_conn *conn)
+{
+    struct cr__fd_conn *c = of(conn);
+    c->poll.wanted = true;
+    return c;
+}
+
 static ssize_t stream_read(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
 {
-    return cr__transfer(of(conn), CR__IN, deadline_ns, try_read, &(struct bytes){buf, size_bytes, deadline_ns});
+    return cr__transfer(receiver(conn), CR__IN, deadline_ns, try_read, &(struct bytes){buf, size_bytes, deadline_ns});
 }
 
 struct vector {
@@ -170,7 +178,7 @@ static ssize_t try_readv(struct cr__fd_conn *c, void *arg)
 
 static ssize_t stream_readv(struct cr_conn *conn, const struct iovec *iov, int count, int64_t deadline_ns)
 {
-    return cr__transfer(of(conn), CR__IN, deadline_ns, try_readv, &(struct vector){iov, count});
+    return cr__transfer(receiver(conn), CR__IN, deadline_ns, try_readv, &(struct vector){iov, count});
 }
 
 static ssize_t lend(struct cr_lent *lent, struct cr__buffer *buffer, ssize_t n)
@@ -204,7 +212,7 @@ static ssize_t try_recv_lend(struct cr__fd_conn *c, void *arg)
 static ssize_t stream_recv_lend(struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
 {
     *lent = (struct cr_lent){0};
-    return cr__transfer(of(conn), CR__IN, deadline_ns, try_recv_lend, lent);
+    return cr__transfer(receiver(conn), CR__IN, deadline_ns, try_recv_lend, lent);
 }
 
 static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)

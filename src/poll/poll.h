@@ -58,6 +58,7 @@ struct cr__pollable {
     uint16_t held;           /* buffers that nobody has taken yet */
     _Atomic bool end;        /* end, error or urgent data seen: a short receive does not mean that there is no more */
     uint8_t ahead;           /* of enum cr__ahead */
+    bool wanted;             /* somebody receives, and does not only wait for readability: then it is done ahead */
     uint8_t error;           /* errno that was received ahead: comes after what is held */
     uint8_t kind, scheme;    /* its owner's: for these there is room here */
     bool unlink_path;

@@ -68,7 +68,9 @@ void cr__poll_add(struct cr__pollable *p, int fd, bool in, bool out)
     atomic_store_explicit(&p->watched, 0, memory_order_relaxed);
     atomic_store_explicit(&p->end, false, memory_order_relaxed);
     p->ahead = CR__AHEAD_NOTHING;
-    p->error = p->held = 0;
+    p->wanted = false;
+    p->error = 0;
+    p->held = 0;
     p->buffers = NULL;
 }
 

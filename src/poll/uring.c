@@ -113,19 +113,20 @@ static void prepare_cancel(struct poller *poller, uint64_t tag)
 
 /* ---- Buffers that the ring receives into -------------------------------------------------------------------- */
 
-/* Memory that was never used is only taken when the ring runs low: what came in this turn may be back before the next. */
-static bool may_give(struct poller *poller)
+static bool has_free(struct cr__buffers *buffers)
 {
-    struct cr__buffers *buffers = &poller->common.buffers;
-    return poller->missing_count > 0 && atomic_load_explicit(&buffers->out, memory_order_relaxed) < BUFFERS_OUT_MAX &&
-           (poller->missing_count >= GIVEN / 2 || buffers->slab.free || atomic_load_explicit(&buffers->slab.returned, memory_order_relaxed));
+    return buffers->slab.free || atomic_load_explicit(&buffers->slab.returned, memory_order_relaxed);
 }
 
+/* Memory that was never used is only taken when the ring runs low: what came in this turn may be back before the next. */
 static void give_buffers(struct poller *poller)
 {
+    struct cr__buffers *buffers = &poller->common.buffers;
+    bool low = poller->missing_count >= GIVEN / 2;
     int given = 0;
-    while (may_give(poller)) {
-        struct cr__buffer *buffer = cr__buffer_get(&poller->common.buffers);
+    while (poller->missing_count > 0 && (low || has_free(buffers)) &&
+           atomic_load_explicit(&buffers->out, memory_order_relaxed) < BUFFERS_OUT_MAX) {
+        struct cr__buffer *buffer = cr__buffer_get(buffers);
         if (!buffer)
             break; /* who wants to receive finds less, or none, and asks the kernel */
         uint16_t slot = poller->missing[--poller->missing_count];
@@ -180,8 +181,8 @@ static void arm_here(struct poller *poller, struct cr__pollable *p, enum cr__dir
     } else if (d == CR__OUT) {
         prepare_poll(poller, p->fd, POLLOUT, tag_of_pollable(p, OUT_ONLY));
         mark(p, CR__WATCHED_OUT);
-    } else if (p->ahead == CR__AHEAD_BYTES && poller->missing_count == GIVEN) {
-        struct io_uring_sqe *sqe = request(poller); /* no buffers: the reader receives by itself, and next time we see */
+    } else if (p->ahead == CR__AHEAD_BYTES && (!p->wanted || poller->missing_count == GIVEN)) {
+        struct io_uring_sqe *sqe = request(poller); /* without buffers the reader receives by itself, and next time we see */
         io_uring_prep_poll_add(sqe, p->fd, POLLIN | POLLRDHUP | POLLPRI);
         sqe->user_data = tag_of_pollable(p, ONCE_IN);
         poller->under_way++;
