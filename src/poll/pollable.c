@@ -208,12 +208,12 @@ ssize_t cr__poll_transfer(int fd, enum cr__direction d, void *buf, size_t size_b
     return ops->transfer ? ops->transfer(worker, me, fd, d, buf, size_bytes, offset) : -EOPNOTSUPP;
 }
 
-/* Alone, a send of its own is as good. What is watched elsewhere may be closed there, while its fd waits here to be submitted. */
+/* What is watched elsewhere may be closed there, while its fd waits here to be submitted. */
 ssize_t cr__poll_send(struct cr__pollable *p, const void *buf, size_t size_bytes)
 {
     struct cr__worker *worker;
     struct cr__record *me = cr__running(&worker);
-    if (!me || !is_watched(p, CR__IN) || p->worker != worker->index || !cr__poll_ops(worker)->send || !worker->ready.head)
+    if (!me || !is_watched(p, CR__IN) || p->worker != worker->index || !cr__poll_ops(worker)->send)
         return -EOPNOTSUPP;
     uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
     ssize_t n = cr__poll_ops(worker)->send(worker, me, p, buf, size_bytes);

@@ -346,6 +346,8 @@ static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd
 static ssize_t send_later(struct cr__worker *worker, struct cr__record *me, struct cr__pollable *p, const void *buf, size_t size_bytes)
 {
     struct poller *poller = worker->poller;
+    if (!worker->ready.head && !poller->senders)
+        return -EOPNOTSUPP; /* alone, a send of its own is as good */
     struct io_uring_sqe *sqe = request(poller);
     size_t size = size_bytes < TRANSFER_MAX ? size_bytes : TRANSFER_MAX;
     io_uring_prep_send(sqe, p->fd, buf, size, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL);
