@@ -182,7 +182,7 @@ int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline
         return r < 0 ? r : 0;
     }
     cr__wait_outside(worker, 1);
-    r = cr__wait_suspend(worker, me, deadline_ns);
+    r = cr__wait_suspend_here(worker, me, deadline_ns);
     worker = cr__worker_here();
     cr__wait_outside(worker, -1);
     if (CR__UNLIKELY(r < 0)) {

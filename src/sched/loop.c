@@ -16,6 +16,7 @@
 #define MAX_CHAIN_BUDGET 4096
 #define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
 #define AGE_NS (5 * CR_MS)            /* what has not started waits no longer for a turn, however much is spawned after it */
+#define JOURNEY_NS 2000               /* what it costs to go on on another worker: waking that, and fetching what is in this one's caches */
 #define SEARCH_ROUNDS 16
 #define SEARCH_PAUSES 32 /* between two rounds */
 
@@ -130,20 +131,30 @@ static uint32_t random_next(struct cr__worker *w)
     return w->random = x;
 }
 
+static bool offers_wanderers(struct cr__worker *w)
+{
+    return atomic_load_explicit(&w->generous, memory_order_relaxed) && cr__runq_length(&w->wanderers) > 0;
+}
+
+static bool steal_from(struct cr__worker *w, struct cr__worker *victim)
+{
+    unsigned n = cr__runq_length(&victim->stealable) > 0 ? cr__runq_steal(&w->stealable, &victim->stealable) : 0;
+    if (n > 0)
+        w->elsewhere |= CR__IN_RING;
+    else if (offers_wanderers(victim) && (n = cr__runq_steal(&w->wanderers, &victim->wanderers)) > 0)
+        w->elsewhere |= CR__IN_WANDERERS;
+    cr__count(&w->counters.steals, n);
+    return n > 0;
+}
+
 static bool steal_from_any(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
     unsigned first = random_next(w) % s->count;
     for (unsigned i = 0; i < s->count; i++) {
         struct cr__worker *victim = s->workers[(first + i) % s->count];
-        if (victim == w || cr__runq_length(&victim->stealable) == 0)
-            continue;
-        unsigned n = cr__runq_steal(&w->stealable, &victim->stealable);
-        if (n > 0) {
-            w->elsewhere |= CR__IN_RING;
-            cr__count(&w->counters.steals, n);
+        if (victim != w && steal_from(w, victim))
             return true;
-        }
     }
     return false;
 }
@@ -201,7 +212,7 @@ static bool anything_to_steal(struct cr__sched *s)
     if (atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
         return true;
     for (unsigned i = 0; i < s->count; i++) {
-        if (cr__runq_length(&s->workers[i]->stealable) > 0)
+        if (cr__runq_length(&s->workers[i]->stealable) > 0 || offers_wanderers(s->workers[i]))
             return true;
     }
     return false;
@@ -377,6 +388,16 @@ static void fire(struct cr__timer *timer, void *arg)
     }
 }
 
+/* Busy, with coroutines that run for longer than a journey costs: others may have some of those that may migrate. */
+static void be_generous(struct cr__worker *w, int64_t ran_ns)
+{
+    bool generous = w->used_up && ran_ns > JOURNEY_NS * w->chain_budget;
+    if (generous != atomic_load_explicit(&w->generous, memory_order_relaxed))
+        atomic_store_explicit(&w->generous, generous, memory_order_relaxed);
+    if (generous && cr__runq_length(&w->wanderers) > 0)
+        cr__sched_offer(w->sched);
+}
+
 /* Chains get longer while they return early, and shorter while they keep the poller waiting. */
 static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
 {
@@ -445,6 +466,8 @@ int cr__worker_run(struct cr__worker *w)
         int64_t before_ns = w->now_ns;
         cr__run_ready(w);
         tick(w);
+        if (!w->alone)
+            be_generous(w, w->now_ns - before_ns);
         adapt_budget(w, w->now_ns - before_ns);
         house_keeping(w);
         if (anything_ready(w) || search(w))

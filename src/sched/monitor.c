@@ -108,7 +108,9 @@ static void help(struct cr__sched *s, struct cr__worker *stuck, struct seen *see
 {
     if (s->count == 1 || atomic_load_explicit(&s->idle, memory_order_relaxed) == 0)
         return;
-    if (cr__runq_length(&stuck->stealable) > 0 || atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
+    atomic_store_explicit(&stuck->generous, true, memory_order_relaxed); /* until its next turn */
+    if (cr__runq_length(&stuck->stealable) > 0 || cr__runq_length(&stuck->wanderers) > 0 ||
+        atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
         cr__sched_wake_one(s);
     if (!seen->taken_over && atomic_load_explicit(&s->cr__takeover, memory_order_relaxed))
         seen->taken_over = send_takeover(s, stuck);

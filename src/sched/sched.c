@@ -39,6 +39,14 @@ static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
         cr__sched_offer(w->sched);
 }
 
+static void push_wanderer(struct cr__worker *w, struct cr_co *co)
+{
+    if (cr__runq_push(&w->wanderers, co))
+        w->elsewhere |= CR__IN_WANDERERS;
+    else
+        cr__queue_push(&w->ready, co); /* it stays, this time */
+}
+
 static inline bool is_stealable(const struct cr__worker *w, const struct cr__record *record)
 {
     if (w->alone)
@@ -52,7 +60,7 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
 void cr__ready_here(struct cr__worker *w, struct cr__record *record)
 {
     if (is_stealable(w, record)) {
-        push_stealable(w, &record->co);
+        (record->co.stack.top ? push_wanderer : push_stealable)(w, &record->co);
     } else if (record->co.stack.top || !w->alone) {
         cr__queue_push(&w->ready, &record->co);
     } else {
@@ -181,6 +189,17 @@ static struct cr_co *take_stealable(struct cr__worker *w)
     return co;
 }
 
+static struct cr_co *take_wanderer(struct cr__worker *w)
+{
+    struct cr_co *co;
+    if (cr__runq_pop_oldest(&w->wanderers, &co, 1) == 0) {
+        w->elsewhere &= (uint8_t)~CR__IN_WANDERERS;
+        return NULL;
+    }
+    adopt(w, co);
+    return co;
+}
+
 /* What one coroutine has spawned before it stopped is a batch, which starts in that order, before older batches. Those are a list by their first ones' nodes:
  * next leads to the next older one, prev to the next younger one, object to the batch's last. */
 static void take_batch(struct cr__worker *w)
@@ -256,31 +275,58 @@ static inline struct cr_co *take_next(struct cr__worker *w)
     return co;
 }
 
-/* What was handed over first, but not always; then what the last one has spawned; then what has started; then what has not. */
-static CR__NOINLINE struct cr_co *take_elsewhere(struct cr__worker *w)
+/* What has started: list and wanderers in turns. */
+static struct cr_co *take_started(struct cr__worker *w)
+{
+    struct cr_co *co = NULL;
+    w->wanderers_turn = !w->wanderers_turn;
+    if ((w->elsewhere & CR__IN_WANDERERS) && (w->wanderers_turn || !w->ready.head))
+        co = take_wanderer(w);
+    return co || !w->ready.head ? co : cr__queue_pop(&w->ready);
+}
+
+/* One worker: what the last one has spawned, then what has started, then older batches. An endless chain of spawns does not keep the others waiting. */
+static struct cr_co *take_alone(struct cr__worker *w)
 {
     if (w->spawned.head)
         take_batch(w);
-    if (w->next && w->next_streak++ < NEXT_LIMIT)
-        return take_next(w);
-    w->next_streak = 0;
-    bool others = w->streak >= OTHERS_TURN; /* neither an endless chain of spawns, nor those that always yield, keep the others waiting */
-    if (w->fresh.head && !(others && w->ready.head)) {
+    if (w->fresh.head && !(w->streak >= OTHERS_TURN && w->ready.head)) {
         w->streak++;
         return cr__queue_pop(&w->fresh);
     }
-    if (!w->fresh.head && !w->youngest)
+    w->streak = 0;
+    if (w->ready.head)
+        return cr__queue_pop(&w->ready);
+    if (!w->youngest) {
         w->elsewhere &= (uint8_t)~CR__IN_FRESH;
-    struct cr_co *co = (w->elsewhere & CR__IN_RING) && (others || !w->ready.head) ? take_stealable(w) : NULL;
-    w->streak = co || w->fresh.head || !(w->elsewhere & CR__IN_RING) ? 0 : (uint8_t)(w->streak + 1);
-    if (co || w->ready.head)
-        return co ? co : cr__queue_pop(&w->ready);
-    if (w->next)
-        return take_next(w);
-    if (!w->youngest)
         return NULL;
+    }
     take_youngest(w);
     return cr__queue_pop(&w->fresh);
+}
+
+/* Several: what has started, then what has not. Those that always yield do not keep the others from starting. */
+static struct cr_co *take_among_several(struct cr__worker *w)
+{
+    struct cr_co *co = w->streak < OTHERS_TURN ? take_started(w) : NULL;
+    if (co) {
+        w->streak++;
+        return co;
+    }
+    w->streak = 0;
+    if (w->elsewhere & CR__IN_RING)
+        co = take_stealable(w);
+    return co ? co : take_started(w);
+}
+
+/* What was handed over goes first, but not always. NULL: nothing. */
+static CR__NOINLINE struct cr_co *take_elsewhere(struct cr__worker *w)
+{
+    if (w->next && w->next_streak++ < NEXT_LIMIT)
+        return take_next(w);
+    w->next_streak = 0;
+    struct cr_co *co = w->alone ? take_alone(w) : take_among_several(w);
+    return co || !w->next ? co : take_next(w);
 }
 
 /* Takes the next ready coroutine that has, or gets, a stack. */
@@ -331,27 +377,23 @@ static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *
     return self->current = next ? next->co.below : &w->loop;
 }
 
-/* Leaves the running coroutine; returns when it is switched to again. What stops may be a bare coroutine that runs inside it: that one's
- * context is what is left and found again. One that shares its control words shares them with me. One that may migrate goes to the loop, which
- * finds it in w->leaving, and knows that it has left. */
-__attribute__((always_inline)) static inline void switch_away(struct cr__self *self, struct cr__worker *w,
-                                                              struct cr__record *me, bool ready)
+/* Before the running coroutine is left: what to switch from, and to. What stops may be a bare coroutine that runs inside it: that one's context is what
+ * is left and found again. One that may migrate goes to the loop, which finds it in w->leaving, and knows that it has left. */
+__attribute__((always_inline)) static inline struct cr__hop leave(struct cr__self *self, struct cr__worker *w, struct cr__record *me, bool ready)
 {
-    struct cr_co *from = me->co.below = self->current, *to;
+    struct cr__hop hop = {.from = self->current};
+    me->co.below = hop.from;
     if (CR__UNLIKELY(migrates(w, &me->co))) {
         w->leaving = &me->co;
         w->leaving_ready = ready;
         budget_set(w, budget_of(w) - 1);
-        to = self->current = &w->loop;
+        hop.to = self->current = &w->loop;
     } else {
         if (ready)
             cr__queue_push(&w->ready, &me->co);
-        to = next_context(w, self);
+        hop.to = next_context(w, self);
     }
-    uint64_t note = 0;
-    if (CR__LIKELY(to != from)) /* else it was the only one ready */
-        cr__co_switch(from, to, cr__co_own_fpu(from) || cr__co_own_fpu(&me->co), NULL, &note);
-    me->co.below = &me->co;
+    return hop;
 }
 
 static void free_record(struct cr__worker *w, struct cr__record *record)
@@ -696,7 +738,7 @@ int cr_yield(void)
     struct cr__record *me = cr__running(&w);
     if (CR__UNLIKELY(!me))
         return -EPERM;
-    switch_away(cr__self_get(), w, me, true);
+    cr__hop(me, leave(cr__self_get(), w, me, true));
     return 0;
 }
 
@@ -732,12 +774,8 @@ int cr__too_late(const struct cr__worker *w, const struct cr__record *me)
     return bound || cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)) ? -ECANCELED : -ETIMEDOUT;
 }
 
-int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
+struct cr__hop cr__wait_leave(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
 {
-    static const int16_t answers[] = {
-        [CR__WOKEN] = 0, [CR__TIMED_OUT] = -ETIMEDOUT, [CR__CANCELLED] = -ECANCELED, [CR__CLOSED] = -EBADF};
-
-    bool sleeps = me->co.sched_wait == CR__WAIT_SLEEP;
     int64_t until_ns = cr__bounded(me, deadline_ns);
     if (until_ns != CR_FOREVER) {
         cr__wheel_arm(&w->wheel, &me->timer, until_ns);
@@ -745,16 +783,29 @@ int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadli
     }
     me->since = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT);
     cr__count(&w->counters.parks, 1);
-    switch_away(cr__self_get(), w, me, false);
+    return leave(cr__self_get(), w, me, false);
+}
+
+int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns)
+{
+    static const int16_t answers[] = {
+        [CR__WOKEN] = 0, [CR__TIMED_OUT] = -ETIMEDOUT, [CR__CANCELLED] = -ECANCELED, [CR__CLOSED] = -EBADF};
+
     if (cr__timer_armed(&me->timer))
         cr__wheel_cancel(&cr__worker_here()->wheel, &me->timer); /* on the same worker: is_stealable says so */
+    bool sleeps = me->co.sched_wait == CR__WAIT_SLEEP;
     me->co.sched_flags &= (uint8_t)~CR__TIMED;
     me->co.sched_wait = CR__WAIT_NONE;
     enum cr__wait_state outcome = cr__park_state(&me->word);
     CR__ASSERT(outcome > CR__WAITING);
-    if (CR__UNLIKELY(until_ns != deadline_ns) && (outcome == CR__TIMED_OUT || (sleeps && outcome == CR__WOKEN)))
+    if (CR__UNLIKELY(cr__bounded(me, deadline_ns) != deadline_ns) && (outcome == CR__TIMED_OUT || (sleeps && outcome == CR__WOKEN)))
         return -ECANCELED; /* what bounds it came first */
     return answers[outcome];
+}
+
+int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
+{
+    return cr__wait_suspend_here(w, me, deadline_ns);
 }
 
 struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns)

@@ -10,9 +10,11 @@
  * Where a ready coroutine of a worker is:
  *     next      one, handed over by who woke it: runs next, but not more than NEXT_LIMIT times in a row while others are ready
  *     ready     started ones that stay: a list that only this worker touches
- *     stealable the ring: not started, or may migrate; what does not fit goes, in batches, to the runtime's injection queue. The owner takes the youngest
+ *     stealable the ring: not started; what does not fit goes, in batches, to the runtime's injection queue. The owner takes the youngest
  *               (so a tree of spawns is worked off depth first), and every few milliseconds some of the oldest
  *     spawned, fresh, youngest..oldest: in a runtime of one worker, instead of the ring: batches of what has not started, the youngest batch first, each in its order
+ *     wanderers another ring, first in, first out: started ones that may migrate. Stolen only while the worker is `generous`: who exchanges short messages with
+ *               others is better off in their company than on a free processor
  *     inbox     made ready by another worker; moves to one of the others with the next turn of the loop
  * What has started goes before the ring, but not always, so that neither starves; every few milliseconds the oldest batch gets into the list. A runtime of one worker (`alone`) uses no ring, and no atomic step on its way.
  *
@@ -138,7 +140,7 @@ struct cr__post {
 
 #define CR__FLUSHED 6
 
-enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4 };
+enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4, CR__IN_WANDERERS = 8 };
 
 /* Statistics of a worker, which others may read. */
 struct cr__counters {
@@ -159,6 +161,7 @@ struct cr__worker {
     bool chain;
     bool alone;                  /* the only worker of its runtime */
     uint8_t streak;              /* how many in a row have gone before others that wait */
+    bool wanderers_turn;
     uint16_t index;
     uint16_t next_streak;
     struct cr_co *next;
@@ -204,6 +207,8 @@ struct cr__worker {
     int tid;                     /* as is this: for who looks from outside */
 
     struct cr__runq stealable;
+    struct cr__runq wanderers;
+    _Atomic bool generous;       /* others may take wanderers: it is busy, and they run long enough to be worth a journey; or it is stuck */
     _Alignas(CR__CACHE_LINE) struct cr__inbox inbox;
 };
 
@@ -394,6 +399,31 @@ static inline void cr__wait_outside(struct cr__worker *worker, int64_t n)
 {
     atomic_store_explicit(&worker->waits_outside, atomic_load_explicit(&worker->waits_outside, memory_order_relaxed) + n,
                           memory_order_relaxed);
+}
+
+/* A switch that is about to be made: from the running context to another; the same: none. */
+struct cr__hop {
+    struct cr_co *from, *to;
+};
+
+/* What cr__wait_suspend consists of: before the switch, the switch, after it. */
+struct cr__hop cr__wait_leave(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
+int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns);
+
+/* Returns when me is switched to again. One that shares its control words shares them with the bare ones inside it. */
+__attribute__((always_inline)) static inline void cr__hop(struct cr__record *me, struct cr__hop hop)
+{
+    uint64_t note = 0;
+    if (CR__LIKELY(hop.to != hop.from)) /* else it was the only one ready */
+        cr__co_switch(hop.from, hop.to, cr__co_own_fpu(hop.from) || cr__co_own_fpu(&me->co), NULL, &note);
+    me->co.below = &me->co;
+}
+
+/* The same, inlined: each return after a switch is one that the processor has predicted for another stack, so the fewer, the better. */
+__attribute__((always_inline)) static inline int cr__wait_suspend_here(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns)
+{
+    cr__hop(me, cr__wait_leave(worker, me, deadline_ns));
+    return cr__wait_arrive(me, deadline_ns);
 }
 
 /* Makes a coroutine ready whose wait the caller has claimed. */

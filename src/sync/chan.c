@@ -199,8 +199,8 @@ int cr__chan_recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
 
 /* ---- The calls ---------------------------------------------------------------------------------------------- */
 
-static int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op, void *item,
-                    int64_t deadline_ns)
+__attribute__((always_inline)) static inline int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op,
+                                                          void *item, int64_t deadline_ns)
 {
     *cr__record_value(me) = item;
     int r = cr__waiters_wait(w, me, &chan->spin, cr__chan_queue(chan, op), op == CR_SEND ? CR__WAIT_SEND : CR__WAIT_RECV, chan,
@@ -208,7 +208,7 @@ static int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan 
     return r == -EBADF ? -EPIPE : r;
 }
 
-int cr_chan_send_until(struct cr_chan *chan, const void *item, int64_t deadline_ns)
+__attribute__((always_inline)) static inline int send(struct cr_chan *chan, const void *item, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
@@ -219,7 +219,7 @@ int cr_chan_send_until(struct cr_chan *chan, const void *item, int64_t deadline_
     return r == CR__WOULD_WAIT ? wait_for(w, me, chan, CR_SEND, (void *)item, deadline_ns) : r;
 }
 
-int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
+__attribute__((always_inline)) static inline int receive(struct cr_chan *chan, void *item, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
@@ -230,9 +230,19 @@ int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
     return r == CR__WOULD_WAIT ? wait_for(w, me, chan, CR_RECV, item, deadline_ns) : r;
 }
 
+int cr_chan_send_until(struct cr_chan *chan, const void *item, int64_t deadline_ns)
+{
+    return send(chan, item, deadline_ns);
+}
+
+int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
+{
+    return receive(chan, item, deadline_ns);
+}
+
 int cr_chan_send(struct cr_chan *chan, const void *item)
 {
-    return cr_chan_send_until(chan, item, CR_FOREVER);
+    return send(chan, item, CR_FOREVER);
 }
 
 int cr_chan_send_try(struct cr_chan *chan, const void *item)
@@ -242,7 +252,7 @@ int cr_chan_send_try(struct cr_chan *chan, const void *item)
 
 int cr_chan_recv(struct cr_chan *chan, void *item)
 {
-    return cr_chan_recv_until(chan, item, CR_FOREVER);
+    return receive(chan, item, CR_FOREVER);
 }
 
 int cr_chan_recv_try(struct cr_chan *chan, void *item)

@@ -161,17 +161,37 @@ static void wake_all(struct cr__worker *w, struct cr_waiters *q)
         cr__ready(w, record);
 }
 
+static inline _Atomic int64_t *count_of(struct cr_waitgroup *group)
+{
+    return (_Atomic int64_t *)(void *)&group->_count;
+}
+
+/* Ordinary steps are one atomic operation. The one to 0 is taken under the lock: who sees 0 there may free the group, since whoever brought it to 0 has let go. */
 int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
 {
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
+    int64_t old = atomic_load_explicit(count_of(group), memory_order_relaxed), new;
+    do {
+        if (__builtin_add_overflow(old, n, &new) || new < 0)
+            return -EINVAL;
+        if (new == 0)
+            break;
+        if (w->alone) {
+            atomic_store_explicit(count_of(group), new, memory_order_relaxed);
+            return 0;
+        }
+        /* release: what was done before is seen by who waits; pairs with the acquire in _wait, and below with the next one's release */
+    } while (!atomic_compare_exchange_weak_explicit(count_of(group), &old, new, memory_order_acq_rel, memory_order_relaxed));
+    if (new > 0)
+        return 0;
     cr__lock(w, cr__spin_of(&group->_spin));
-    int64_t count;
-    int r = __builtin_add_overflow(group->_count, n, &count) || count < 0 ? -EINVAL : 0;
-    if (r == 0)
-        group->_count = count;
-    if (r == 0 && count == 0)
+    old = atomic_fetch_add_explicit(count_of(group), n, memory_order_acq_rel);
+    int r = old + n < 0 ? -EINVAL : 0;
+    if (r < 0)
+        atomic_fetch_sub_explicit(count_of(group), n, memory_order_relaxed);
+    else if (old + n == 0)
         wake_all(w, &group->_waiters);
     cr__unlock(w, cr__spin_of(&group->_spin));
     return r;
@@ -189,7 +209,7 @@ int cr_waitgroup_wait_until(struct cr_waitgroup *group, int64_t deadline_ns)
     if (!me)
         return -EPERM;
     cr__lock(w, cr__spin_of(&group->_spin));
-    if (group->_count > 0)
+    if (atomic_load_explicit(count_of(group), memory_order_acquire) > 0)
         return cr__waiters_wait(w, me, &group->_spin, &group->_waiters, CR__WAIT_GROUP, group, deadline_ns);
     cr__unlock(w, cr__spin_of(&group->_spin));
     return 0;

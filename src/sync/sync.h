@@ -107,9 +107,24 @@ static inline struct cr__record *cr__waiters_claim(struct cr__worker *w, struct 
     return NULL;
 }
 
+/* Out of the queue after a wait that was not woken. */
+CR__COLD void cr__waiters_leave(struct cr__record *me, unsigned *spin, struct cr_waiters *q);
+
 /* Waits at the end of q. The caller holds the lock, which is given back. 0; -ETIMEDOUT, -ECANCELED: it is in the queue no more. */
-int cr__waiters_wait(struct cr__worker *w, struct cr__record *me, unsigned *spin, struct cr_waiters *q, enum cr__wait_kind kind,
-                     const void *object, int64_t deadline_ns);
+__attribute__((always_inline)) static inline int cr__waiters_wait(struct cr__worker *w, struct cr__record *me, unsigned *spin, struct cr_waiters *q,
+                                                                  enum cr__wait_kind kind, const void *object, int64_t deadline_ns)
+{
+    int r = cr__wait_begin(w, me, kind, object, deadline_ns);
+    if (r == 0)
+        cr__waiters_push(q, &me->node);
+    cr__unlock(w, cr__spin_of(spin));
+    if (r < 0)
+        return r;
+    r = cr__wait_suspend_here(w, me, deadline_ns);
+    if (CR__UNLIKELY(r < 0))
+        cr__waiters_leave(me, spin, q);
+    return r;
+}
 
 /* The _try form of a call's _until form. */
 static inline int cr__try(int r, int busy)
