@@ -167,7 +167,7 @@ static void takes_over(struct cr__worker *here, struct cr__worker *stuck)
 TEST_CO_CONFIG(an_idle_worker_takes_over_what_a_stuck_one_had, &two)
 {
     struct cr__worker *here = cr__worker_here();
-    atomic_store(&here->sched->cr__takeover, takes_over);
+    atomic_store(&here->sched->take_over, takes_over);
     CHECK_EQ(cr_sleep(20 * CR_MS), 0);
     int64_t end = cr_after(5 * CR_SEC);
     while (counter == 0 && cr_now() < end)
@@ -176,7 +176,7 @@ TEST_CO_CONFIG(an_idle_worker_takes_over_what_a_stuck_one_had, &two)
     CHECK(taken_from == here && taken_by != here && taken_by != NULL);
     burn(50 * CR_MS);
     CHECK_EQ(counter, 1); /* once */
-    atomic_store(&here->sched->cr__takeover, NULL);
+    atomic_store(&here->sched->take_over, NULL);
 }
 
 static void idles(void *looks)

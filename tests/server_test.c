@@ -206,3 +206,35 @@ TEST_BOTH(what_makes_no_sense_is_refused)
     cr_mem_stats_get(&after);
     CHECK_EQ(before.conns_bytes, after.conns_bytes);
 }
+
+static _Atomic bool served;
+
+static void is_stuck(void *unused)
+{
+    (void)unused;
+    int64_t end = cr_after(20 * CR_SEC);
+    while (!served && cr_now() < end)
+        ; /* and does not suspend */
+    CHECK(served);
+}
+
+static void serves_for_another(void *unused)
+{
+    (void)unused;
+    struct cr_server *server;
+    CHECK_EQ(cr_serve(&server, "tcp://127.0.0.1:0", echo, &seen, &(struct cr_serve_opts){.placement = CR_PLACE_HERE}), 0);
+    CHECK(cr_server_url(server, url, sizeof(url)) > 0);
+    CHECK_EQ(cr_go_on(1, is_stuck, NULL), 0);
+    CHECK_EQ(cr_sleep(20 * CR_MS), 0);
+    for (int i = 0; i < 60; i++) /* about half of them arrive at the stuck worker's listener */
+        CHECK_EQ(cr_go_on(0, talks, NULL), 0);
+    wait_for(&clients_done, 60);
+    served = true;
+    CHECK_EQ(cr_server_close(server), 0);
+    CHECK_EQ(seen, 1);
+}
+
+TEST(while_a_worker_is_stuck_another_accepts_in_its_place)
+{
+    CHECK_EQ(cr_run(serves_for_another, NULL, &(struct cr_config){.workers = 2, .slow_ns = 10 * CR_MS}), 0);
+}

@@ -85,7 +85,7 @@ struct cr_net {
 };
 
 /* On an idle worker, while another one is stuck: accepts what waits at that one's listeners (server.c). */
-void cr__server_take_over(struct cr__worker *here, unsigned stuck);
+void cr__server_take_over(struct cr__worker *here, struct cr__worker *stuck);
 
 /* The network of those who name none; set before the first coroutine runs. */
 void cr__conn_default_net(struct cr_net *net);

@@ -12,7 +12,7 @@
 
 #define URL_BYTES 300
 #define PAUSE_NS (10 * CR_MS)
-#define TAKEN_OVER 64 /* connections at a time, in another worker's place */
+#define STUCK_NS (2 * CR_MS) /* between two looks at a stuck worker's listener */
 
 struct place {
     _Alignas(CR__CACHE_LINE) struct cr_server *server;
@@ -94,10 +94,9 @@ static enum cr_placement placement_of(const struct cr_server *server)
 }
 
 /* Begins a session; on an error the connection is closed. */
-static int begin_session(struct cr_server *server, struct cr_conn *conn)
+static int begin_session(struct cr_server *server, struct cr_conn *conn, enum cr_placement placement)
 {
     int here = cr_worker_index();
-    enum cr_placement placement = placement_of(server);
     unsigned where = placement == CR_PLACE_LEAST_LOADED ? least_loaded(server) : (unsigned)here;
     struct start *start = cr__mem_alloc(sizeof(*start), CR__MEM_CONNS);
     int r = start ? 0 : -ENOMEM;
@@ -155,7 +154,7 @@ static void accept_all(struct place *place)
         int full = server->opts.full ? server->opts.full(server->arg) : 0;
         int r = full ? 0 : cr_accept_until(place->listener, &conn, place->paused ? 0 : CR_FOREVER);
         if (full == 0 && r == 0)
-            r = begin_session(server, conn);
+            r = begin_session(server, conn, placement_of(server));
         if (r == -ECANCELED || is_cancelled())
             return;
         if (full < 0 || passes(r)) {
@@ -198,38 +197,51 @@ static struct cr_conn *accept_at(struct place *place)
 
 struct takeover {
     struct cr_server *server;
-    unsigned stuck;
+    struct cr__worker *stuck;
+    uint64_t turns; /* of its loop: as long as they stand still, so does it */
 };
+
+static bool is_stuck(const struct takeover *t)
+{
+    return atomic_load_explicit(&t->stuck->turns, memory_order_relaxed) == t->turns;
+}
 
 static void accept_in_its_place(void *arg)
 {
     struct takeover t = *(struct takeover *)arg;
-    struct place *place = &t.server->places[t.stuck];
-    struct cr_conn *conn;
+    struct cr_server *server = t.server;
+    struct place *place = &server->places[t.stuck->index];
     cr__mem_free(arg, sizeof(t), CR__MEM_CONNS);
-    for (int i = 0; i < TAKEN_OVER && !(t.server->opts.full && t.server->opts.full(t.server->arg)); i++) {
-        conn = accept_at(place);
-        if (!conn || begin_session(t.server, conn) < 0)
-            break;
-    }
-    put(t.server);
+    do {
+        struct cr_conn *conn;
+        while (!(server->opts.full && server->opts.full(server->arg)) && (conn = accept_at(place)) != NULL) {
+            if (begin_session(server, conn, CR_PLACE_HERE) < 0)
+                break;
+        }
+    } while (is_stuck(&t) && cr_sleep(STUCK_NS) == 0);
+    put(server);
 }
 
-void cr__server_take_over(struct cr__worker *here, unsigned stuck)
+static void take_over(struct cr_server *server, struct cr__worker *here, struct cr__worker *stuck)
+{
+    static const struct cr_attr attr = {.name = "accepts for another"};
+    struct takeover *t = cr__mem_alloc(sizeof(*t), CR__MEM_CONNS);
+    if (!t)
+        return; /* what waits goes on waiting */
+    *t = (struct takeover){server, stuck, atomic_load_explicit(&stuck->turns, memory_order_relaxed)};
+    get(server);
+    if (cr__spawn(here, here, NULL, accept_in_its_place, t, &attr) < 0) {
+        put(server);
+        cr__mem_free(t, sizeof(*t), CR__MEM_CONNS);
+    }
+}
+
+void cr__server_take_over(struct cr__worker *here, struct cr__worker *stuck)
 {
     cr__spin_lock(&servers_lock);
     for (struct cr_server *server = servers; server; server = server->next) {
-        if (server->sched != here->sched)
-            continue;
-        struct takeover *t = cr__mem_alloc(sizeof(*t), CR__MEM_CONNS); /* if there is no memory, the next time */
-        if (!t)
-            continue;
-        *t = (struct takeover){server, stuck};
-        get(server);
-        if (cr__spawn(here, here, NULL, accept_in_its_place, t, NULL) < 0) {
-            put(server);
-            cr__mem_free(t, sizeof(*t), CR__MEM_CONNS);
-        }
+        if (server->sched == here->sched)
+            take_over(server, here, stuck);
     }
     cr__spin_unlock(&servers_lock);
 }

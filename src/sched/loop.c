@@ -10,6 +10,7 @@
 
 #include "os/os.h"
 #include "sched/monitor.h"
+#include "sched/injection.h"
 #include "sched/worker.h"
 
 #define FIRST_CHAIN_BUDGET 64
@@ -22,39 +23,10 @@
 
 /* ---- The injection queue ------------------------------------------------------------------------------------ */
 
-static struct cr__record **next_batch(struct cr__record *first)
-{
-    return (struct cr__record **)(void *)&first->node.next;
-}
-
 void cr__inject(struct cr__sched *s, struct cr__record *first)
 {
-    struct cr__injection *q = &s->injection;
-    *next_batch(first) = NULL;
-    cr__spin_lock(&q->lock);
-    if (q->first)
-        *next_batch(q->last) = first;
-    else
-        q->first = first;
-    q->last = first;
-    atomic_fetch_add_explicit(&q->batches, 1, memory_order_relaxed);
-    cr__spin_unlock(&q->lock);
+    cr__injection_put(&s->injection, first);
     cr__sched_offer(s);
-}
-
-static struct cr__record *take_batch(struct cr__sched *s)
-{
-    struct cr__injection *q = &s->injection;
-    if (atomic_load_explicit(&q->batches, memory_order_relaxed) == 0)
-        return NULL;
-    cr__spin_lock(&q->lock);
-    struct cr__record *first = q->first;
-    if (first) {
-        q->first = *next_batch(first);
-        atomic_fetch_sub_explicit(&q->batches, 1, memory_order_relaxed);
-    }
-    cr__spin_unlock(&q->lock);
-    return first;
 }
 
 /* Only into an empty ring: there it fits. */
@@ -62,7 +34,7 @@ static bool take_injected(struct cr__worker *w)
 {
     if (cr__runq_length(&w->stealable) > 0)
         return false;
-    struct cr__record *first = take_batch(w->sched);
+    struct cr__record *first = cr__injection_take(&w->sched->injection);
     for (struct cr_co *co = first ? &first->co : NULL, *next; co; co = next) {
         next = co->next;
         cr__ready_here(w, cr__record_of(co));

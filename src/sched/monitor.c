@@ -80,7 +80,7 @@ struct takeover {
 static void do_takeover(struct cr__worker *here, struct cr__post *post)
 {
     struct takeover *takeover = CR__CONTAINER(post, struct takeover, post);
-    void (*fn)(struct cr__worker *, struct cr__worker *) = atomic_load(&here->sched->cr__takeover);
+    void (*fn)(struct cr__worker *, struct cr__worker *) = atomic_load(&here->sched->take_over);
     if (fn)
         fn(here, takeover->stuck);
     cr__mem_free(takeover, sizeof(*takeover), CR__MEM_OTHER);
@@ -112,7 +112,7 @@ static void help(struct cr__sched *s, struct cr__worker *stuck, struct seen *see
     if (cr__runq_length(&stuck->stealable) > 0 || cr__runq_length(&stuck->wanderers) > 0 ||
         atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
         cr__sched_wake_one(s);
-    if (!seen->taken_over && atomic_load_explicit(&s->cr__takeover, memory_order_relaxed))
+    if (!seen->taken_over && atomic_load_explicit(&s->take_over, memory_order_relaxed))
         seen->taken_over = send_takeover(s, stuck);
 }
 

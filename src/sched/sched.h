@@ -232,7 +232,7 @@ struct cr__sched {
     bool watched;
     struct cr__sched *watched_next;
     /* Called on an idle worker when another one has been stuck for a while: what that one has to do, and `here` can, is `here`'s now. NULL: nothing. */
-    void (*_Atomic cr__takeover)(struct cr__worker *here, struct cr__worker *stuck);
+    void (*_Atomic take_over)(struct cr__worker *here, struct cr__worker *stuck);
 
     _Alignas(CR__CACHE_LINE) _Atomic unsigned idle; /* workers that sleep, or are about to */
     _Atomic unsigned searching;  /* awake, without work, looking for some */
