@@ -1,8 +1,11 @@
 /* Off the worker, and from outside: blocking calls on threads, other threads' calls, signals, child processes, fork, and how all of it ends. */
 #include <crore/crore.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
+#include "rt/rt.h"
 #include "sched/sched.h"
 #include "test.h"
 
@@ -845,6 +848,9 @@ TEST(a_coroutine_that_returns_in_a_child_ends_it_with_a_message)
 TEST(a_child_forked_while_no_runtime_runs_may_use_one)
 {
     int status;
+#ifdef TEST_SANITIZED
+    SKIP("ThreadSanitizer makes no threads in a child of a process that has had several");
+#endif
     CHECK_EQ(cr_run(counts, NULL, NULL), 0);
     pid_t pid = fork();
     if (pid == 0)
@@ -998,4 +1004,119 @@ TEST_CO_CONFIG(closing_leaves_the_fd_to_what_has_begun, &two)
         CHECK_EQ(fcntl(fd, F_GETFD), -1);
         CHECK_EQ(unlink(path), 0);
     }
+}
+
+/* ---- The end, from any state -------------------------------------------------------------------------------- */
+
+static struct cr_event never;
+
+static void waits_for_a_thread(void *unused)
+{
+    struct call call = {.ms = 2};
+    (void)unused;
+    int r = cr_blocking(blocks, &call);
+    CHECK(r == 0 || r == -ECANCELED);
+}
+
+static void waits_for_an_event(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_event_wait(&never), -ECANCELED);
+}
+
+static void waits_for_a_signal(void *unused)
+{
+    sigset_t usr1 = set_of(SIGUSR1);
+    (void)unused;
+    CHECK_EQ(cr_signal_wait(&usr1, NULL), -ECANCELED);
+}
+
+static pid_t sleeping_child;
+
+static void waits_for_the_child(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_child_wait(sleeping_child, NULL), -ECANCELED);
+}
+
+static void in_every_state(void *unused)
+{
+    static void (*const states[])(void *) = {waits_for_a_thread, waits_for_an_event, waits_for_a_signal, waits_for_the_child,
+                                             sleeps_until_cancelled, nothing};
+    (void)unused;
+    for (int i = 0; i < 120; i++) /* of which few find a stack */
+        CHECK_EQ(cr_go(states[i % 6], NULL), 0);
+}
+
+TEST(a_runtime_is_stopped_whatever_its_coroutines_wait_for)
+{
+    sigset_t usr1 = set_of(SIGUSR1);
+    struct cr_mem_stats before;
+    CHECK_EQ(pthread_sigmask(SIG_BLOCK, &usr1, NULL), 0);
+    sleeping_child = fork();
+    if (sleeping_child == 0) {
+        pause();
+        _exit(0);
+    }
+    measure(&before);
+    for (int round = 0; round < 30; round++) {
+        struct cr_rt *rt;
+        struct cr_config config = {.workers = round % 3 + 1u, .max_blocking_threads = 3, .max_stacks_bytes = round % 2 ? 0 : (size_t)8 << 20};
+        CHECK_EQ(cr_rt_create(&rt, &config), 0);
+        CHECK_EQ(cr_rt_start(rt, in_every_state, NULL), 0);
+        if (round % 4)
+            usleep((unsigned)(round % 4) * 700);
+        CHECK_EQ(cr_rt_stop(rt), 0);
+        cr_rt_destroy(rt);
+    }
+    check_nothing_leaked(&before);
+    CHECK_EQ(kill(sleeping_child, SIGKILL), 0);
+}
+
+/* ---- How many processors ------------------------------------------------------------------------------------ */
+
+static void put(const char *name, const char *text)
+{
+    FILE *f = fopen(name, "w");
+    CHECK(f != NULL);
+    fputs(text, f);
+    fclose(f);
+}
+
+TEST(the_least_quota_of_the_cgroup_and_those_above_it_counts)
+{
+    char folder[] = "/tmp/crore-cgroup-XXXXXX";
+    CHECK(mkdtemp(folder) != NULL);
+    CHECK_EQ(chdir(folder), 0);
+    CHECK_EQ(mkdir("a", 0700) | mkdir("a/b", 0700), 0);
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 0);
+    put("membership", "12:cpu,cpuacct:/x0::/\n0::/a/b\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 0);
+    put("a/b/cpu.max", "max 100000\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 0);
+    put("a/cpu.max", "250000 100000\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 3);
+    put("a/b/cpu.max", "50000 100000\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 1);
+    put("a/b/cpu.max", "400000 100000\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 3);
+    put("cpu.max", "200000 100000\n"); /* in a container the root has one, too */
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 2);
+    put("membership", "0::/\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 2);
+    put("cpu.max", "nonsense\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 0);
+    put("membership", "1:cpu:/a\n");
+    CHECK_EQ(cr__cgroup_processors("membership", "."), 0);
+    CHECK_EQ(system("rm -r membership cpu.max a && rmdir $PWD"), 0);
+}
+
+TEST(many_workers_on_one_processor)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(0, &one);
+    CHECK_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+    CHECK_EQ(cr_run(storms, NULL, &(struct cr_config){.workers = 8, .max_blocking_threads = 16}), 0);
+    CHECK_EQ(counter, 5000);
 }

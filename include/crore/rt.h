@@ -59,9 +59,7 @@ enum cr_config_flags {
 
 /* Runs fn(arg) as the first coroutine, and returns when every coroutine has ended. The calling thread is worker 0; the others get threads of their own.
  * Asynchronous signals are blocked meanwhile and taken between coroutines, on the thread's own stack, with
- * whatever disposition the program gave them. Threads and child processes made by a coroutine inherit the mask:
- * give a child its own before exec. A child of fork(2) that does not exec must not use the runtime: it shares the
- * parent's epoll.
+ * whatever disposition the program gave them. Threads made by a coroutine inherit the mask; of child processes crore/outside.h tells.
  * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EAGAIN (a worker's thread could not be made); -EDEADLK when nothing can ever run again, after a
  * report that lists the parked coroutines (their stacks and records are given back, their frames are
  * not unwound); or what opening the poller returned. */
