@@ -88,6 +88,19 @@ void __tsan_func_exit(void)
 {
 }
 
+/* Calls that clang's headers make, since it can't be told that this is no sanitizer build (base/base.h). */
+void *__tsan_get_current_fiber(void);
+void *__tsan_get_current_fiber(void)
+{
+    return NULL;
+}
+
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags)
+{
+    (void)fiber, (void)flags;
+}
+
 /* ---- Atomic operations -------------------------------------------------------------------------------------- */
 
 /* An order comes with hints in its upper bits. */

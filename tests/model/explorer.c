@@ -24,7 +24,7 @@
  *   4. An RMW's write is added right after its read, and then always consistent, too: it adds no order to that of the read.
  *
  * Blocked threads. One that is parked, or spins, has read what doesn't let it go on. It just has no next event; if a later write changes what it
- * reads, that is a revisit. When no thread can go on and not all have ended, then either somebody is blocked only because he has read something old: then
+ * reads, that is a revisit. If what it has read was old when it was read, there will be none, and nothing of interest comes of this graph. When no thread can go on and not all have ended, then either somebody is blocked only because he has read something old: then
  * there is another graph in which he hasn't, and this one is dropped ("cut"). Or all that are blocked would be for ever: a deadlock. To
  * tell, each is probed: it runs on, and reads what is newest, until it either spins again or does something else.
  *
@@ -62,6 +62,11 @@ static void (*check_fn)(void);
 static bool with_trace, again;
 static const void *counting[COUNTING_MAX]; /* calls of model_spin whose rounds are not all alike */
 static int counting_used;
+
+static bool failed(void)
+{
+    return model__result->outcome != MODEL_HOLDS;
+}
 
 /* ---- Failing ------------------------------------------------------------------------------------------------ */
 
@@ -127,31 +132,35 @@ static bool probe(int index)
 
 /* ---- One execution ------------------------------------------------------------------------------------------ */
 
-static bool failed(void)
+/* Resumes; returns false if there is no use in going on. */
+static bool go_on(int thread)
 {
-    return model__result->outcome != MODEL_HOLDS;
+    model__resume(thread);
+    return !failed() && model__run.threads[thread].state != MODEL_DOOMED;
 }
 
 /* Up to where all threads are at their frontier, blocked or done. */
-static void replay(void)
+static bool replay(void)
 {
     bool moves = true, waits = true;
     model__run.quota = 0;
     while (waits && moves) {
         waits = moves = false;
-        for (int i = 0; i < model__run.threads_used && !failed(); i++) {
+        for (int i = 0; i < model__run.threads_used; i++) {
             struct model__thread *t = &model__run.threads[i];
             if (t->state != MODEL_READY && t->state != MODEL_WAITS)
                 continue;
             int done = t->done;
             bool fresh = t->state == MODEL_READY;
-            model__resume(i);
+            if (!go_on(i))
+                return false;
             moves = moves || fresh || t->done > done || t->state != MODEL_WAITS;
             waits = waits || t->state == MODEL_WAITS;
         }
     }
-    if (waits && !failed())
+    if (waits)
         model__fail(MODEL_MISUSE, "the test does not do the same each time");
+    return !waits;
 }
 
 /* The thread whose RMW has read, and not yet written; or -1. */
@@ -165,34 +174,37 @@ static int in_the_middle(void)
     return -1;
 }
 
-static void extend(void)
+static bool extend(void)
 {
     int first = in_the_middle();
     model__run.quota = 1;
-    if (first >= 0)
-        model__resume(first);
+    if (first >= 0 && !go_on(first))
+        return false;
     model__run.quota = -1;
-    for (int i = 0; i < model__run.threads_used && !failed(); i++)
-        if (model__run.threads[i].state == MODEL_FRONTIER)
-            model__resume(i);
+    for (int i = 0; i < model__run.threads_used; i++)
+        if (model__run.threads[i].state == MODEL_FRONTIER && !go_on(i))
+            return false;
+    return true;
 }
 
 /* A choice for each event: the thread's letter, and a number if it isn't 0. */
-static void follow_script(void)
+static bool follow_script(void)
 {
     const char *at = model__run.script;
-    while (*at && !failed()) {
+    while (*at) {
         int index = *at++ - 'a';
         model__run.choice = 0;
         while (*at >= '0' && *at <= '9')
             model__run.choice = 10 * model__run.choice + (*at++ - '0');
         if (index < 0 || index >= model__run.threads_used || model__run.threads[index].state != MODEL_FRONTIER) {
             model__fail(MODEL_MISUSE, "these choices are not of this test");
-            return;
+            return false;
         }
         model__run.quota = 1;
-        model__resume(index);
+        if (!go_on(index))
+            return false;
     }
+    return true;
 }
 
 static void end_execution(void)
@@ -242,15 +254,10 @@ static void execute(void)
     model__run.logged = 0;
     model__run.choice = model__run.script ? 0 : -1;
     model__run.current = -1;
-    replay();
-    if (!failed()) {
-        if (model__run.script)
-            follow_script();
-        else
-            extend();
-    }
-    if (!failed())
+    if (replay() && (model__run.script ? follow_script() : extend()))
         end_execution();
+    else if (!failed())
+        model__result->cut++;
     if ((unsigned)model__run.graph.n > model__result->events_max)
         model__result->events_max = (unsigned)model__run.graph.n;
 }

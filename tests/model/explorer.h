@@ -88,6 +88,7 @@ struct model_options {
     unsigned long executions_max; /* 0: 20 million. More are a failure, and nothing is shown */
     unsigned spin_rounds;         /* so many equal rounds of mere reads, without a model_spin, are a loop that spins; 0: 8 */
     bool weak_fails;              /* weak compare-and-swaps fail for no reason, too: at most once per thread and execution */
+    bool unmutated;             /* takes too long to be run for each mutant: smaller tests do that */
     bool heap_reuses;             /* a thread's malloc gives what that thread freed last. Else nothing is used again, and what is freed is not touched */
 };
 

@@ -289,6 +289,15 @@ bool model__graph_sc_holds(const struct model__graph *g)
 
 /* ---- Revisiting --------------------------------------------------------------------------------------------- */
 
+bool model__graph_was_newest(const struct model__graph *g, int read)
+{
+    const struct model__event *e = &g->events[read];
+    for (int i = 0; i < read; i++)
+        if (g->events[i].kind == MODEL_WRITE && g->events[i].slot == e->slot && g->events[i].place > place_seen(g, e))
+            return false;
+    return true;
+}
+
 /* Whether event e is what would have been added, had all been added with the newest choice, with only those there that were
  * before it, or are causes of a. */
 static bool is_newest(const struct model__graph *g, int e, int a)

@@ -148,6 +148,9 @@ int model__graph_buffered(const struct model__graph *g, int after);
 /* Whether there is an order for the sequentially consistent events: RC11's psc has no cycle. */
 bool model__graph_sc_holds(const struct model__graph *g);
 
+/* Whether no newer write had been added before that read. */
+bool model__graph_was_newest(const struct model__graph *g, int read);
+
 /* Whether this graph is the one from which the read `r` is to be taken back, in order to read from the last event, the write `a`. */
 bool model__graph_may_revisit(const struct model__graph *g, int r, int a);
 

@@ -36,6 +36,7 @@ enum model__state {
     MODEL_FRONTIER, /* its next event is a new one */
     MODEL_PARKED,
     MODEL_SPINS,
+    MODEL_DOOMED,   /* blocked for ever, though what it waits for may be there to be seen: nothing comes of this execution */
     MODEL_PROGRESS, /* when probed: would not have spun for ever */
     MODEL_DONE,
     MODEL_FAILED,

@@ -87,11 +87,26 @@ static bool same_round(int end, int n)
     return true;
 }
 
+/* Whether the thread's last read saw something older than what had been written when it came. Such a read is never revisited, nor
+ * taken back (model__graph_may_revisit): it stays in all that becomes of this graph. */
+static bool read_what_was_old(void)
+{
+    const struct model__graph *g = &model__run.graph;
+    for (int i = me()->done; i > 0; i--) {
+        int id = g->at[model__run.current][i];
+        if (g->events[id].kind == MODEL_READ)
+            return !model__graph_was_newest(g, id);
+    }
+    return false;
+}
+
 /* The thread goes no further in this execution. It may, if a later write changes what it has read. */
 static void block(enum model__state state, const void *pc, const void *spins_at)
 {
     me()->pc = pc;
     me()->spins_at = spins_at;
+    if (read_what_was_old())
+        model__leave(MODEL_DOOMED);
     do
         model__leave(state);
     while (!model__run.probing);
