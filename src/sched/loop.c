@@ -175,6 +175,7 @@ static void finish_locked(struct cr__sched *s, int result)
 {
     atomic_store_explicit(&s->result, result, memory_order_relaxed);
     atomic_store_explicit(&s->done, true, memory_order_release); /* pairs with the acquire in cr__worker_run */
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in fall_asleep: it sees `done`, or we see it asleep */
     for (unsigned i = 0; i < s->count; i++)
         cr__worker_rouse(s->workers[i]);
 }
@@ -341,6 +342,7 @@ static bool fall_asleep(struct cr__worker *w)
     }
     if (idle == s->count)
         look_for_the_end(s);
+    atomic_thread_fence(memory_order_seq_cst); /* asleep comes before the look at `done`: see finish_locked */
     return true;
 }
 
@@ -421,6 +423,8 @@ static void house_keeping(struct cr__worker *w)
         cr__age(w);
     }
     cr__send_stack_home(w);
+    if (CR__UNLIKELY(w->starving > 0))
+        atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
     if (CR__UNLIKELY(w->starving > 0) && cr__stack_take_returned(&w->stacks)) {
         while (w->starving > 0)
             cr__feed(w, 0);

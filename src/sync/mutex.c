@@ -112,6 +112,8 @@ static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_
         if (!owner)
             break;
         struct cr__record *holder = cr__record_of(owner);
+        if (holder == me && count == 0)
+            break; /* it has been handed over to us meanwhile */
         cycle = holder == me;
         if (cycle || !cr__park_pin(&holder->word, CR__WAIT_MUTEX))
             break;

@@ -101,7 +101,6 @@ static void three_starving(void)
     names();
     coroutines(3, lock_once);
     suspended_ns = 2 * CR_MS;
-    cycles_come = true; /* by mistake: to whom it has been handed over, before it has looked who has it, that is itself */
 }
 
 static void two_entered(void)
