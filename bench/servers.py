@@ -324,17 +324,37 @@ def bench_echo(settings, wanted):
     return bench_loads(settings, wanted, ECHO, servers_of, load_echo)
 
 
+MOST_CONNECTIONS = 19500 # what a process that may open 20,000 files can hold
+
+
+def idle_memory(settings, server):
+    """Bytes of user memory of a connection."""
+    with EchoLoad(settings, server, 1):
+        pass
+    before = server.private_bytes()
+    with EchoLoad(settings, server, IDLE_CONNECTIONS):
+        time.sleep(settings.seconds / 4)
+        return (server.private_bytes() - before) / IDLE_CONNECTIONS
+
+
+def idle_cpu(settings, server):
+    """Per cent of a processor, with as many connections as there can be, and nothing to do."""
+    with EchoLoad(settings, server, MOST_CONNECTIONS):
+        time.sleep(1)
+        before, begin = server.cpu_ns(), time.monotonic_ns()
+        time.sleep(settings.seconds * 2)
+        return 100 * (server.cpu_ns() - before) / (time.monotonic_ns() - begin)
+
+
+IDLE = {"idle.connection": ("bytes", idle_memory), "idle.cpu": ("% of a core", idle_cpu)}
+
+
 def bench_idle(settings, wanted):
-    """User memory of a connection on which one message went to and fro, and then none. Fresh servers each time."""
-    row = Row(wanted[0], "bytes")
-    commands = {who: command for who, command in echo_servers(settings, 1).items() if "uring" not in who}
-    for _ in range(settings.rounds):
-        for who, command in commands.items():
-            with settings.present(who), Server(settings, who, command, 1) as server:
-                with EchoLoad(settings, server, 1):
-                    pass
-                before = server.private_bytes()
-                with EchoLoad(settings, server, IDLE_CONNECTIONS):
-                    time.sleep(settings.seconds / 4)
-                    row.add(who, (server.private_bytes() - before) / IDLE_CONNECTIONS)
-    return [row]
+    """Connections on which one message went to and fro, and then none. Fresh servers each time."""
+    rows = [Row(name, IDLE[name][0]) for name in wanted]
+    for row in rows:
+        for _ in range(settings.rounds if row.name == "idle.connection" else 1):
+            for who, command in echo_servers(settings, 1).items():
+                with settings.present(who), Server(settings, who, command, 1) as server:
+                    row.add(who, IDLE[row.name][1](settings, server))
+    return rows
