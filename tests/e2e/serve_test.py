@@ -1,11 +1,14 @@
 """crore serve, driven from outside."""
 import email.utils
 import os
+import re
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 from tap import CRORE, Server, Skip, main, run, wait_until
@@ -291,7 +294,7 @@ def test_vanishing_peers():
 
 def test_out_of_files():
     """out of file descriptors accepting pauses and says so, open connections work, and it resumes"""
-    with Server("--echo", files=40) as server:
+    with Server("--echo", "--workers", "1", files=40) as server:
         held = [server.connect() for _ in range(60)]
         time.sleep(0.3)
         held[0].sendall(b"still")
@@ -307,7 +310,7 @@ def test_out_of_files():
 
 def test_out_of_files_for_files():
     """with more clients than file descriptors those connected still get files, all at the same time"""
-    with Server(ROOT, files=40) as server:
+    with Server("--workers", "1", ROOT, files=40) as server:
         held = [server.connect() for _ in range(60)]
         time.sleep(0.2)
         for _ in range(3):
@@ -334,7 +337,7 @@ def test_trailers():
 
 def test_max_connections():
     """at --max-connections accepting pauses, and goes on when one closes"""
-    with Server("--echo", "--max-connections", "5") as server:
+    with Server("--echo", "--workers", "1", "--max-connections", "5") as server:
         held = [server.connect() for _ in range(6)]
         held[5].sendall(b"x")
         held[5].settimeout(0.3)
@@ -349,7 +352,7 @@ def test_max_connections():
 
 def test_max_connections_on_two_listeners():
     """at the limit with two listeners nobody spins, those connected are served, and it ends"""
-    with Server("--echo", "--max-connections", "2", "--listen", "tcp://127.0.0.1:0", files=60) as server:
+    with Server("--echo", "--workers", "1", "--max-connections", "2", "--listen", "tcp://127.0.0.1:0", files=60) as server:
         held = [server.connect() for _ in range(4)]
         for sock in held[:2]:
             sock.sendall(b"x")
@@ -363,6 +366,148 @@ def test_max_connections_on_two_listeners():
         assert held[2].recv(1) == b"y"
         code, _, _ = server.stop()
         assert code == 0
+
+
+def answering(socks, seconds):
+    """How many echo one byte within that time; they have been sent it."""
+    end, answered = time.time() + seconds, set()
+    while len(answered) < len(socks) and time.time() < end:
+        for sock in select.select([sock for sock in socks if sock not in answered], [], [], max(0, end - time.time()))[0]:
+            assert sock.recv(10) == b"x"
+            answered.add(sock)
+    return answered
+
+
+def test_max_connections_over_several_workers():
+    """with several workers exactly --max-connections are served, and others in their place when they have closed"""
+    for placement in ("any", "here", "least-loaded"):
+        with Server("--echo", "--workers", "3", "--placement", placement, "--max-connections", "5") as server:
+            held = [server.connect() for _ in range(15)]
+            for sock in held:
+                sock.sendall(b"x")
+            for _ in range(3):
+                served = answering(held, 0.5 if len(held) > 5 else 20)
+                assert len(served) == 5, (placement, len(served))
+                for sock in served:
+                    sock.close()
+                    held.remove(sock)
+            code, _, err = server.stop()
+            assert code == 0 and "accepting pauses: --max-connections reached" in err, err
+
+
+def test_out_of_files_with_several_workers():
+    """out of file descriptors with several workers those connected get files, and who waits gets its turn"""
+    with Server("--workers", "3", ROOT, files=60) as server:
+        held = [server.connect() for _ in range(100)]
+        for sock in held:
+            sock.sendall(b"GET /data.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        while held: # those who are connected are answered; they go, and others come in their place
+            ready = select.select(held, [], [], 20)[0]
+            assert ready, f"{len(held)} wait for ever"
+            for sock in ready:
+                status, _, body = read_response(sock)
+                assert status == 200 and body == DATA
+                sock.close()
+                held.remove(sock)
+        code, _, err = server.stop()
+        assert code == 0 and "accepting pauses: Too many open files" in err and "accepting resumes" in err, err
+
+
+def served_by_worker(out):
+    """From what it says at its end."""
+    return [int(n) for n in re.search(r"^crore: served \d+ connections, by worker: ([\d, ]+)$", out, re.M).group(1).split(", ")]
+
+
+def test_several_workers():
+    """with several workers each serves some of the connections"""
+    for args in (["any"], ["here"], ["least-loaded"]):
+        with Server("--workers", "3", "--placement", *args, ROOT) as server:
+            held = [server.connect() for _ in range(200)]
+            for _ in range(2):
+                for sock in held:
+                    sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+                for sock in held:
+                    assert read_response(sock)[2] == b"hello, world\n"
+            code, out, err = server.stop()
+        counts = served_by_worker(out)
+        assert (code, err) == (0, "") and sum(counts) == 200 and len(counts) == 3, (code, out, err)
+        assert all(n > 0 for n in counts) if args != ["any"] else sum(n > 0 for n in counts) > 1, counts
+
+
+class Load:
+    """Clients in threads that ask without a pause; all that they got by the end."""
+
+    def __init__(self, server, count, path="/hello.txt"):
+        self.server, self.path, self.ends, self.answers, self.problems = server, path, False, 0, []
+        self.threads = [threading.Thread(target=self.ask, args=(number,), daemon=True) for number in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self, number):
+        request = f"GET {self.path} HTTP/1.1\r\nHost: x\r\nUser-Agent: client {number}\r\n\r\n".encode()
+        try:
+            with self.server.connect() as sock:
+                while not self.ends:
+                    sock.sendall(request)
+                    status, _, body = read_response(sock)
+                    if (status, body) != (200, b"hello, world\n"):
+                        self.problems.append((status, body))
+                    self.answers += 1
+        except EOFError as partial:
+            if partial.args[0]:
+                self.problems.append(partial)
+        except OSError:
+            pass # it ended between two requests
+
+    def end(self):
+        self.ends = True
+        for thread in self.threads:
+            thread.join(timeout=20)
+
+
+def test_drain_with_several_workers():
+    """SIGTERM under load, with several workers: no answer is cut, a request that has begun is finished, and what hangs is given up after the drain timeout"""
+    with Server("--workers", "3", ROOT) as server:
+        load = Load(server, 12)
+        busy = [server.connect() for _ in range(9)]
+        for sock in busy:
+            sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /hello.txt HT")
+            assert read_response(sock)[0] == 200
+        assert wait_until(lambda: load.answers > 200)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        for sock in busy:
+            sock.sendall(b"TP/1.1\r\nHost: x\r\n\r\n")
+            status, headers, _ = read_response(sock)
+            assert status == 200 and headers["connection"] == "close"
+            sock.close()
+        out, err = server.process.communicate(timeout=10)
+        load.end()
+        assert server.process.returncode == 0 and err == "" and not load.problems, (err, load.problems[:3])
+        assert sum(served_by_worker(out)) >= 21, out
+    with Server("--workers", "3", "--drain-timeout", "300ms", ROOT) as server:
+        stuck = [server.connect() for _ in range(9)]
+        for sock in stuck:
+            sock.sendall(b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /hel")
+            assert read_response(sock)[0] == 200
+        begin = time.time()
+        code, _, err = server.stop()
+        assert code == 0 and "crore: 9 connections were still busy" in err and 0.25 < time.time() - begin < 5, (code, err, time.time() - begin)
+
+
+def test_access_log_of_several_workers():
+    """the lines that several workers write are whole, and none is missing"""
+    log = os.path.join(OUTSIDE, "log-of-several")
+    with Server("--workers", "3", "--access-log", log, ROOT) as server:
+        load = Load(server, 12, "/hello.txt?" + "q" * 300)
+        assert wait_until(lambda: load.answers > 1500, 30)
+        load.end()
+        code, _, _ = server.stop()
+    line = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "GET /hello\.txt\?q{300} HTTP/1\.1" 200 13 "-" "client \d+"')
+    lines = open(log).read().splitlines()
+    assert code == 0 and not load.problems, load.problems[:3]
+    assert all(line.fullmatch(text) for text in lines), [text for text in lines if not line.fullmatch(text)][:3]
+    assert len(lines) == load.answers, (len(lines), load.answers)
 
 
 def test_hang_up_while_downloading():
@@ -481,6 +626,7 @@ def test_bad_usage():
             (["serve", "--max-header-bytes", "-5", "."], "not a number"), (["serve", "--idle-timeout", "99999999h", "."], "not a duration"),
             (["serve", "--max-connections", "1e9", "."], "not a number"), (["serve", "--nonsense", "."], "--nonsense"), (["nonsense"], "unknown command"),
             (["serve", "a", "b"], "too many"), (["serve", "--listen", "tcp://192.0.2.1:80", "."], "Cannot assign"), (["serve", "--cpu", "1000", "."], "can't run on"),
+            (["serve", "--workers", "0", "."], "not a number"), (["serve", "--placement", "there", "."], "neither any"),
         ]:
             result = run(*args)
             assert result.returncode == 2 and part in result.stderr, (args, result)

@@ -284,34 +284,30 @@ static bool send_shared(struct session *s, const char *bytes, size_t size_bytes)
     return good;
 }
 
-/* The fixed response of --return: formatted once a second, sent in one call. */
+/* The fixed response of --return: formatted once a second by each worker, sent in one call. */
 static struct http_result serve_text(struct session *s, const struct http_request *request)
 {
-    static struct {
-        time_t second;
-        char *bytes;
-        size_t head, whole;
-    } common;
+    struct serve_worker *w = s->worker;
     size_t text_size = serve_options.text_bytes;
     bool usual = request->keep_alive && request->version_minor > 0;
     time_t now = time(NULL);
     char own[512];
-    if (usual && common.second == now) {
-        bool sent = send_shared(s, common.bytes, request->head ? common.head : common.whole);
+    if (usual && w->fixed.second == now) {
+        bool sent = send_shared(s, w->fixed.bytes, request->head ? w->fixed.head : w->fixed.whole);
         return (struct http_result){200, request->head ? 0 : (int64_t)text_size, sent};
     }
-    int head = http_head(own, sizeof(own), 200, request);
+    int head = http_head(s, own, sizeof(own), 200, request);
     head += snprintf(own + head, sizeof(own) - (size_t)head, "Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", text_size);
-    char *bytes = realloc(usual ? common.bytes : NULL, (size_t)head + text_size);
+    char *bytes = realloc(usual ? w->fixed.bytes : NULL, (size_t)head + text_size);
     if (!bytes)
         return http_error(s, request, 503, "");
     memcpy(bytes, own, (size_t)head);
     memcpy(bytes + head, serve_options.text, text_size);
     if (usual) {
-        common.bytes = bytes;
-        common.head = (size_t)head;
-        common.whole = (size_t)head + text_size;
-        common.second = now;
+        w->fixed.bytes = bytes;
+        w->fixed.head = (size_t)head;
+        w->fixed.whole = (size_t)head + text_size;
+        w->fixed.second = now;
         return serve_text(s, request);
     }
     bool sent = http_send(s, bytes, (size_t)head + (request->head ? 0 : text_size));
@@ -341,7 +337,7 @@ static void refuse(struct session *s, struct parse *p, int status)
  * refuse with. */
 static int next_request(struct session *s, struct input *in, struct parse *p)
 {
-    if (in->used == in->size && input_wait(s, in, coarse_after(serve_options.idle_timeout_ns)) <= 0)
+    if (in->used == in->size && input_wait(s, in, serve_draining ? 0 : coarse_after(serve_options.idle_timeout_ns)) <= 0)
         return 0;
     int64_t deadline_ns = 0;
     for (;;) {
@@ -393,13 +389,17 @@ __attribute__((noinline)) static bool serve_one(struct session *s, struct input 
         return false;
     struct http_result result = answer(s, &p.request);
     http_log(s, &p.request, &result);
-    return result.alive && !serve_draining;
+    return result.alive && (!serve_draining || in->used < in->size); /* what has come of the next one has begun */
+}
+
+void http_init(void)
+{
+    http_parser_set_max_header_size((uint32_t)serve_options.max_header_bytes); /* of all parsers */
 }
 
 void http_serve(struct session *s)
 {
     struct input in = {0};
-    http_parser_set_max_header_size((uint32_t)serve_options.max_header_bytes);
     while (serve_one(s, &in))
         ;
     input_drop(s, &in);

@@ -261,7 +261,7 @@ static struct http_result send_file(struct session *s, const struct http_request
         snprintf(head, sizeof(head), "Content-Range: bytes */%lld\r\n", (long long)info->st_size);
         return http_error(s, request, 416, head);
     }
-    int size = http_head(head, sizeof(head), status, request);
+    int size = http_head(s, head, sizeof(head), status, request);
     size += snprintf(head + size, sizeof(head) - (size_t)size, "Last-Modified: %s\r\nETag: %s\r\n", modified, tag);
     if (status != 304)
         size += snprintf(head + size, sizeof(head) - (size_t)size, "Accept-Ranges: bytes\r\nContent-Type: %s\r\nContent-Length: %lld\r\n",
@@ -397,7 +397,7 @@ static struct http_result send_listing(struct session *s, const struct http_requ
     if (page.failed || count < 0) {
         result = http_error(s, request, 503, "");
     } else {
-        int size = http_head(head, sizeof(head), 200, request);
+        int size = http_head(s, head, sizeof(head), 200, request);
         size += snprintf(head + size, sizeof(head) - (size_t)size, "Content-Type: text/html; charset=utf-8\r\nContent-Length: %zu\r\n\r\n", page.size);
         bool sent = http_send(s, head, (size_t)size) && (request->head || http_send(s, page.bytes, page.size));
         result = (struct http_result){200, request->head ? 0 : (int64_t)page.size, sent && request->keep_alive};

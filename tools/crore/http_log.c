@@ -1,14 +1,22 @@
-/* The access log, in combined format; gathered, and written once a second or when much has come together. */
+/* The access log, in combined format; gathered, and written once a second or when much has come together.
+ *
+ * A line is made in its worker's own room, and then copied to what all workers gather, under `lock`, so that lines stay whole and in order. There are two
+ * buffers: while one is written, under `writing`, the other fills. Who finds it full writes, or waits until it is written; the worker stands still
+ * then, as with each write to a file. */
 #include "serve.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 static int log_fd = -1;
-static char gathered[64 << 10];
-static size_t gathered_size;
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER, lock = PTHREAD_MUTEX_INITIALIZER; /* taken in this order */
+static struct buffer {
+    size_t size;
+    char bytes[64 << 10];
+} buffers[2], *filling = &buffers[0];
 
 int http_log_open(const char *path)
 {
@@ -16,16 +24,39 @@ int http_log_open(const char *path)
     return log_fd;
 }
 
-void http_log_flush(void)
+static void write_out(const struct buffer *buffer)
 {
     size_t written = 0;
-    while (written < gathered_size) {
-        ssize_t n = write(log_fd, gathered + written, gathered_size - written);
+    while (written < buffer->size) {
+        ssize_t n = write(log_fd, buffer->bytes + written, buffer->size - written);
         if (n <= 0)
             break; /* a full disk must not end the service */
         written += (size_t)n;
     }
-    gathered_size = 0;
+}
+
+void http_log_flush(void)
+{
+    pthread_mutex_lock(&writing);
+    pthread_mutex_lock(&lock);
+    struct buffer *full = filling;
+    filling = full == &buffers[0] ? &buffers[1] : &buffers[0];
+    filling->size = 0;
+    pthread_mutex_unlock(&lock);
+    write_out(full);
+    pthread_mutex_unlock(&writing);
+}
+
+static bool gather(const char *line, size_t size)
+{
+    pthread_mutex_lock(&lock);
+    bool fits = sizeof(filling->bytes) - filling->size >= size;
+    if (fits) {
+        memcpy(filling->bytes + filling->size, line, size);
+        filling->size += size;
+    }
+    pthread_mutex_unlock(&lock);
+    return fits;
 }
 
 /* What a client sent, made harmless: no quotes, no control characters, and not endless. */
@@ -63,12 +94,10 @@ void http_log(struct session *s, const struct http_request *request, const struc
     char host[64], when[40];
     time_t now = time(NULL);
     struct tm tm;
-    if (sizeof(gathered) - gathered_size < 8192)
-        http_log_flush();
     peer_host(s, host, sizeof(host));
     localtime_r(&now, &tm);
     strftime(when, sizeof(when), "%d/%b/%Y:%H:%M:%S %z", &tm);
-    char *at = gathered + gathered_size, *end = gathered + sizeof(gathered);
+    char *line = s->worker->line, *at = line, *end = line + HTTP_LOG_LINE_BYTES;
     at += snprintf(at, (size_t)(end - at), "%s - - [%s] \"", host, when);
     at += quote(at, 32, &request->method);
     *at++ = ' ';
@@ -78,5 +107,6 @@ void http_log(struct session *s, const struct http_request *request, const struc
     at += snprintf(at, (size_t)(end - at), "\" \"");
     at += quote(at, 2100, &request->user_agent);
     at += snprintf(at, (size_t)(end - at), "\"\n");
-    gathered_size = (size_t)(at - gathered);
+    while (!gather(line, (size_t)(at - line)))
+        http_log_flush();
 }

@@ -1,6 +1,7 @@
 /* Types by the name's ending: a table of what web pages are made of, then Debian's /etc/mime.types, read at the first need. */
 #include "serve.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,10 +37,8 @@ static void add(const char *ending, const char *name)
 
 static void read_system_types(void)
 {
-    static bool done;
     char line[512];
-    FILE *file = done ? NULL : fopen("/etc/mime.types", "re");
-    done = true;
+    FILE *file = fopen("/etc/mime.types", "re");
     while (file && fgets(line, sizeof(line), file)) {
         char *rest, *name = strtok_r(line, " \t\n", &rest);
         if (!name || *name == '#')
@@ -53,6 +52,7 @@ static void read_system_types(void)
 
 const char *http_mime_type(const char *name)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const char *base = strrchr(name, '/');
     const char *dot = strrchr(base ? base : name, '.');
     if (!dot)
@@ -61,7 +61,7 @@ const char *http_mime_type(const char *name)
         if (strcasecmp(dot + 1, common[i].ending) == 0)
             return common[i].name;
     }
-    read_system_types();
+    pthread_once(&once, read_system_types);
     for (size_t i = 0; i < system_count; i++) {
         if (strcasecmp(dot + 1, system_types[i].ending) == 0)
             return system_types[i].name;

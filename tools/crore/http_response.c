@@ -48,19 +48,17 @@ const char *http_date(time_t when, char buf[32])
 }
 
 /* The present date, formatted once a second. */
-static const char *date_now(void)
+static const char *date_now(struct serve_worker *w)
 {
-    static time_t second;
-    static char text[32];
     time_t now = time(NULL);
-    if (now != second) {
-        second = now;
-        http_date(now, text);
+    if (now != w->date_second) {
+        w->date_second = now;
+        http_date(now, w->date);
     }
-    return text;
+    return w->date;
 }
 
-int http_head(char *buf, size_t size_bytes, int status, const struct http_request *request)
+int http_head(struct session *s, char *buf, size_t size_bytes, int status, const struct http_request *request)
 {
     const char *connection = "";
     if (!request->keep_alive)
@@ -68,7 +66,7 @@ int http_head(char *buf, size_t size_bytes, int status, const struct http_reques
     else if (request->version_minor == 0)
         connection = "Connection: keep-alive\r\n";
     return snprintf(buf, size_bytes, "HTTP/1.1 %d %s\r\nServer: crore\r\nDate: %s\r\n%s", status, reason(status),
-                    date_now(), connection);
+                    date_now(s->worker), connection);
 }
 
 struct http_result http_error(struct session *s, const struct http_request *request, int status, const char *headers)
@@ -83,7 +81,7 @@ struct http_result http_error(struct session *s, const struct http_request *requ
         body_size = 0;
     if (strlen(headers) > HTTP_ERROR_HEADERS_BYTES)
         return (struct http_result){.status = status}; /* closes: a mistake of ours */
-    size_t size = (size_t)http_head(response, sizeof(response), status, request);
+    size_t size = (size_t)http_head(s, response, sizeof(response), status, request);
     size += (size_t)snprintf(response + size, sizeof(response) - size, "%s%s\r\n%.*s", headers, type, (int)body_size, body);
     bool sent = http_send(s, response, size);
     return (struct http_result){status, (int64_t)body_size, sent && request->keep_alive};

@@ -1,19 +1,21 @@
-/* `crore serve`: options, listening, accepting, signals, draining. What is said on a connection is in http.c. */
+/* `crore serve`: options, sessions, when to accept, signals, draining. What is said on a connection is in http.c. */
 #include "serve.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "tool.h"
 
 #define MOST_RESERVED_FILES 16
+#define MOST_URLS 16
 
 struct serve_options serve_options = {
     .dir_fd = -1,
@@ -24,27 +26,32 @@ struct serve_options serve_options = {
     .idle_timeout_ns = 60 * CR_SEC,
     .write_timeout_ns = 60 * CR_SEC,
     .drain_timeout_ns = 10 * CR_SEC,
+    .cpu = -1,
 };
-bool serve_draining;
+_Atomic bool serve_draining;
 
-static struct session *sessions;
-static int64_t session_count;
-static int64_t high_files;   /* fds from this number on are for files */
-static int64_t high_count;   /* sessions that have one all the same */
-static struct cr_listener *listeners[16];
-static int exit_status;
+static struct serve_worker *workers;
+static int worker_count;
+static _Atomic(struct cr_server *) servers[MOST_URLS];
+static _Atomic int64_t session_count; /* that have begun, those that wait for their turn included */
+static _Atomic int64_t high_count;    /* those of them that have an fd that was meant for a file */
+static int64_t high_files;            /* fds from this number on are for files */
+static int64_t reserved_files;
+static struct cr_sem turns;           /* for sessions beyond --max-connections */
 
 /* ---- Sessions ----------------------------------------------------------------------------------------------- */
 
 static void session_add(struct session *s)
 {
-    s->next = sessions;
-    s->link = &sessions;
-    if (sessions)
-        sessions->link = &s->next;
-    sessions = s;
-    session_count++;
-    high_count += s->high;
+    struct serve_worker *w = s->worker;
+    s->next = w->sessions;
+    s->link = &w->sessions;
+    if (w->sessions)
+        w->sessions->link = &s->next;
+    w->sessions = s;
+    atomic_fetch_add(&w->served, 1);
+    if (s->high)
+        atomic_fetch_add(&high_count, 1);
 }
 
 static void session_end(struct session *s)
@@ -52,130 +59,162 @@ static void session_end(struct session *s)
     *s->link = s->next;
     if (s->next)
         s->next->link = s->link;
-    session_count--;
-    high_count -= s->high;
+    if (s->high)
+        atomic_fetch_sub(&high_count, 1);
     if (!s->taken)
         cr_close(s->conn);
     free(s);
 }
 
+/* Each listener may have accepted one more than --max-connections, having looked before another one accepted: such sessions wait here until others have
+ * ended, so no more than that are served. False when there is nothing to be begun any more. */
+static bool turn_begins(struct session *s)
+{
+    if (atomic_fetch_add(&session_count, 1) < serve_options.max_connections)
+        return true;
+    s->idle = true;
+    int r = cr_sem_wait(&turns);
+    s->idle = false;
+    return r == 0 && !s->taken;
+}
+
+static void turn_ends(void)
+{
+    if (atomic_fetch_sub(&session_count, 1) > serve_options.max_connections)
+        cr_sem_post(&turns, 1);
+}
+
 static void echo(struct session *s)
 {
     struct cr_lent data;
-    s->idle = true;
-    while (cr_recv_lend(s->conn, &data) > 0) {
+    s->idle = !serve_draining;
+    while (s->idle && cr_recv_lend(s->conn, &data) > 0) {
         if (cr_write_all(s->conn, data.bytes, data.size_bytes) < 0)
             break;
         cr_recv_return(s->conn, &data);
     }
 }
 
-static void serve_session(void *arg)
+static void session_main(struct cr_conn *conn, void *unused)
 {
-    struct session *s = arg;
-    if (serve_options.echo)
-        echo(s);
-    else
-        http_serve(s);
+    (void)unused;
+    struct session *s = calloc(1, sizeof(*s));
+    if (!s) {
+        cr_close(conn);
+        return;
+    }
+    s->conn = conn;
+    s->worker = &workers[cr_worker_index()];
+    s->high = cr_conn_fd(conn) >= high_files;
+    session_add(s);
+    if (turn_begins(s)) {
+        if (serve_options.echo)
+            echo(s);
+        else
+            http_serve(s);
+    }
+    turn_ends();
     session_end(s);
 }
 
 /* ---- Accepting ---------------------------------------------------------------------------------------------- */
 
-static void say(bool *paused, const char *why)
+/* Accepted, and not yet done with; more than have begun. */
+static int64_t accepted_count(void)
 {
-    if ((why != NULL) != *paused && !serve_options.quiet)
-        fprintf(stderr, why ? "crore: accepting pauses: %s\n" : "crore: accepting resumes\n", why);
-    *paused = why != NULL;
-}
-
-/* 0; or why no session could be begun, nothing lost: the connection is still in the backlog, or was closed for want of memory. */
-static int accept_one(struct cr_listener *l, int64_t deadline_ns)
-{
-    struct cr_conn *conn;
-    int r = cr_accept_until(l, &conn, deadline_ns);
-    if (r < 0)
-        return r;
-    struct session *s = calloc(1, sizeof(*s));
-    if (s) {
-        s->conn = conn;
-        s->high = cr_conn_fd(conn) >= high_files;
-        session_add(s);
-        r = cr_go(serve_session, s);
-        if (r == 0)
-            return 0;
-        session_end(s);
-        return r;
+    int64_t count = 0;
+    for (int i = 0; i < serve_options.url_count; i++) {
+        struct cr_server *server = atomic_load(&servers[i]);
+        count += server ? cr_server_sessions(server) : 0;
     }
-    cr_close(conn);
-    return -ENOMEM;
+    return count;
 }
 
-/* Why no further connection is to be accepted now, or NULL. Numbers of fds are handed out from the lowest free one, so a high one tells
- * that few are left; those are for the files that the open connections ask for. */
-static const char *full(void)
+/* Why no further connection is to be accepted now, or 0. Numbers of fds are handed out from the lowest free one, so a high one tells that few are left;
+ * those are for the files that the open connections ask for. Sessions tell of theirs when they begin, so many that have not begun are a reason to look. */
+static int full(void *unused)
 {
-    if (session_count >= serve_options.max_connections)
-        return "--max-connections reached";
-    if (high_count == 0)
-        return NULL;
-    errno = 0;
+    (void)unused;
+    int64_t accepted = accepted_count();
+    if (accepted >= serve_options.max_connections)
+        return -EUSERS;
+    if (atomic_load(&high_count) == 0 && accepted - atomic_load(&session_count) <= reserved_files / 2)
+        return 0;
     int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    int error = lowest < 0 ? errno : 0;
     if (lowest >= 0)
         close(lowest);
-    return lowest >= high_files || errno == EMFILE ? strerror(EMFILE) : NULL;
+    return lowest >= high_files || error == EMFILE ? -EMFILE : 0;
 }
 
-/* Accepts until the listener fails. A pause ends when all who waited have been accepted, lest each one be announced. */
-static void acceptor(void *listener)
+/* The listeners of all workers are as one here: told when the first pauses, and when the last goes on. */
+static void paused(void *unused, int why)
 {
-    bool paused = false;
-    while (!serve_draining) {
-        int r = -EMFILE;
-        const char *why = full();
-        if (!why) {
-            r = accept_one(listener, paused ? 0 : CR_FOREVER);
-            why = strerror(-r);
-        }
-        if (r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS) {
-            say(&paused, why);
-            cr_sleep(10 * CR_MS); /* something may be closed meanwhile, by us or by others */
-        } else if (r == -ETIMEDOUT) {
-            say(&paused, NULL);
-        } else if (r < 0) {
-            if (!serve_draining)
-                fprintf(stderr, "crore: accepting ends: %s\n", strerror(-r));
-            return;
-        }
-    }
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int count;
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    bool first = why < 0 && count++ == 0, last = why == 0 && --count == 0;
+    if (first && !serve_options.quiet)
+        fprintf(stderr, "crore: accepting pauses: %s\n", why == -EUSERS ? "--max-connections reached" : strerror(-why));
+    if (last && !serve_options.quiet)
+        fprintf(stderr, "crore: accepting resumes\n");
+    pthread_mutex_unlock(&lock);
 }
 
 /* ---- Ending ------------------------------------------------------------------------------------------------- */
 
-static void drain(void)
+static _Atomic bool stopped;
+
+/* Apart, since it waits for each acceptor, whatever a worker is busy with. */
+static void stop_servers(void *unused)
 {
-    serve_draining = true;
+    (void)unused;
     for (int i = 0; i < serve_options.url_count; i++)
-        cr_listener_close(listeners[i]);
-    for (struct session *s = sessions; s; s = s->next) {
+        cr_server_stop(servers[i]);
+    stopped = true;
+}
+
+/* On that worker. Sessions that begin later see that all ends. */
+static void close_idle(void *worker)
+{
+    for (struct session *s = ((struct serve_worker *)worker)->sessions; s; s = s->next) {
         if (s->idle && !s->taken) {
             s->taken = true;
             cr_close(s->conn); /* its coroutine finds that out */
         }
     }
-    int64_t deadline_ns = cr_after(serve_options.drain_timeout_ns);
-    while (session_count > 0 && cr_now() < deadline_ns)
-        cr_sleep(5 * CR_MS);
-    if (session_count > 0)
-        fprintf(stderr, "crore: %lld connections were still busy after the drain timeout\n", (long long)session_count);
-    http_log_flush();
-    exit(exit_status);
 }
 
-static void drainer(void *unused)
+static void say_what_was_served(void)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < worker_count; i++)
+        sum += workers[i].served;
+    printf("crore: served %lld connections", (long long)sum);
+    for (int i = 0; i < worker_count && worker_count > 1; i++)
+        printf("%s%lld", i ? ", " : ", by worker: ", (long long)workers[i].served);
+    printf("\n");
+}
+
+static void drain(void *unused)
 {
     (void)unused;
-    drain();
+    int64_t deadline_ns = cr_after(serve_options.drain_timeout_ns);
+    serve_draining = true;
+    bool begun = cr_go(stop_servers, NULL) == 0;
+    for (int i = 0; i < worker_count; i++)
+        begun &= cr_go_on((unsigned)i, close_idle, &workers[i]) == 0;
+    cr_sem_post(&turns, UINT_MAX / 2); /* whoever waits for its turn ends */
+    while (begun && (!stopped || accepted_count() > 0) && cr_now() < deadline_ns)
+        cr_sleep(5 * CR_MS);
+    int64_t left = accepted_count();
+    if (left > 0)
+        fprintf(stderr, "crore: %lld connections were still busy after the drain timeout\n", (long long)left);
+    http_log_flush();
+    if (!serve_options.quiet)
+        say_what_was_served();
+    exit(0);
 }
 
 static sigset_t ending_signals(void)
@@ -188,14 +227,12 @@ static sigset_t ending_signals(void)
 }
 
 /* The first signal drains, a second one ends at once. */
-static void take_signals(void *arg)
+static void take_signals(void *unused)
 {
-    struct cr_conn *signals = arg;
-    struct signalfd_siginfo info;
-    if (cr_read(signals, &info, sizeof(info)) > 0 && cr_go(drainer, NULL) == 0 &&
-        cr_read(signals, &info, sizeof(info)) > 0)
+    sigset_t set = ending_signals();
+    (void)unused;
+    if (cr_signal_wait(&set, NULL) > 0 && cr_go(drain, NULL) == 0 && cr_signal_wait(&set, NULL) > 0)
         _exit(1);
-    cr_close(signals);
 }
 
 static void flush_log(void *unused)
@@ -221,34 +258,32 @@ static void fail_listen(const char *url, int r)
     }
 }
 
-static struct cr_conn *adopt(int fd)
+static void serve_url(int i)
 {
-    struct cr_conn *conn;
-    int r = fd < 0 ? -errno : cr_conn_from_fd(&conn, fd);
+    static const struct cr_attr attr = {.name = "session"};
+    struct cr_serve_opts opts = {.attr = &attr, .placement = serve_options.placement, .full = full, .paused = paused};
+    struct cr_server *server;
+    char url[160];
+    int r = cr_serve(&server, serve_options.urls[i], session_main, NULL, &opts);
     if (r < 0)
-        tool_fail("serve: %s", strerror(-r));
-    return conn;
+        fail_listen(serve_options.urls[i], r);
+    atomic_store(&servers[i], server);
+    if (!serve_options.quiet && cr_server_url(server, url, sizeof(url)) > 0)
+        printf("crore: serving %s on %s\n", serve_options.echo ? "echo" : serve_options.dir ? serve_options.dir : "--return", url);
 }
 
 static void app(void *unused)
 {
-    char url[160];
     (void)unused;
-    sigset_t set = ending_signals();
-    struct cr_conn *signals = adopt(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-    for (int i = 0; i < serve_options.url_count; i++) {
-        int r = cr_listen(&listeners[i], serve_options.urls[i], NULL);
-        if (r < 0)
-            fail_listen(serve_options.urls[i], r);
-        if (!serve_options.quiet && cr_listener_url(listeners[i], url, sizeof(url)) > 0)
-            printf("crore: serving %s on %s\n", serve_options.echo ? "echo" : serve_options.dir ? serve_options.dir : "--return", url);
-    }
+    worker_count = cr_worker_count();
+    workers = aligned_alloc(_Alignof(struct serve_worker), (size_t)worker_count * sizeof(*workers));
+    if (!workers)
+        tool_fail("out of memory");
+    memset(workers, 0, (size_t)worker_count * sizeof(*workers));
+    for (int i = 0; i < serve_options.url_count; i++)
+        serve_url(i);
     fflush(stdout);
-    for (int i = 0; i < serve_options.url_count; i++) {
-        if (cr_go(acceptor, listeners[i]) < 0)
-            tool_fail("out of memory");
-    }
-    if (cr_go(take_signals, signals) < 0 || (serve_options.access_log && cr_go(flush_log, NULL) < 0))
+    if (cr_go(take_signals, NULL) < 0 || (serve_options.access_log && cr_go(flush_log, NULL) < 0))
         tool_fail("out of memory");
 }
 
@@ -267,13 +302,16 @@ static void help(void)
            "  --idle-timeout T        a connection without a request is closed (60s)\n"
            "  --write-timeout T       a client that does not take its response is closed (60s)\n"
            "  --drain-timeout T       on SIGTERM or SIGINT, what has begun may take as long (10s)\n"
+           "  --workers N             threads that serve (one for each processor; with --cpu one)\n"
+           "  --placement WHERE       a connection is served by the worker that has accepted it, or by an idle one: any;\n"
+           "                          by the one that has accepted it: here; by the one with the fewest: least-loaded\n"
            "  --cpu N                 run on that processor only\n"
            "  --quiet                 say nothing but errors\n"
            "  --help\n");
 }
 
 enum { OPT_LISTEN = 256, OPT_LOG, OPT_FOLLOW, OPT_CONNECTIONS, OPT_HEADER, OPT_BODY, OPT_HEADER_T, OPT_IDLE_T, OPT_WRITE_T,
-       OPT_DRAIN_T, OPT_CPU, OPT_QUIET, OPT_ECHO, OPT_RETURN, OPT_HELP };
+       OPT_DRAIN_T, OPT_WORKERS, OPT_PLACEMENT, OPT_CPU, OPT_QUIET, OPT_ECHO, OPT_RETURN, OPT_HELP };
 
 static const struct option long_options[] = {
     {"listen", 1, NULL, OPT_LISTEN},           {"access-log", 1, NULL, OPT_LOG},
@@ -281,17 +319,28 @@ static const struct option long_options[] = {
     {"max-header-bytes", 1, NULL, OPT_HEADER}, {"max-body-bytes", 1, NULL, OPT_BODY},
     {"header-timeout", 1, NULL, OPT_HEADER_T}, {"idle-timeout", 1, NULL, OPT_IDLE_T},
     {"write-timeout", 1, NULL, OPT_WRITE_T},   {"drain-timeout", 1, NULL, OPT_DRAIN_T},
+    {"workers", 1, NULL, OPT_WORKERS},         {"placement", 1, NULL, OPT_PLACEMENT},
     {"cpu", 1, NULL, OPT_CPU},                 {"quiet", 0, NULL, OPT_QUIET},
     {"echo", 0, NULL, OPT_ECHO},               {"return", 1, NULL, OPT_RETURN},
     {"help", 0, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
 };
+
+static enum cr_placement placement(const char *name)
+{
+    static const char *const names[] = {[CR_PLACE_DEFAULT] = "any", [CR_PLACE_HERE] = "here", [CR_PLACE_LEAST_LOADED] = "least-loaded"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return (enum cr_placement)i;
+    }
+    tool_fail("--placement: '%s' is neither any, here nor least-loaded", name);
+}
 
 static void take_option(int option, char **argv)
 {
     struct serve_options *o = &serve_options;
     switch (option) {
     case OPT_LISTEN:
-        if (o->url_count == 16)
+        if (o->url_count == MOST_URLS)
             tool_fail("--listen: at most 16 times");
         o->urls[o->url_count++] = optarg;
         break;
@@ -304,7 +353,9 @@ static void take_option(int option, char **argv)
     case OPT_IDLE_T: o->idle_timeout_ns = tool_duration("--idle-timeout", optarg); break;
     case OPT_WRITE_T: o->write_timeout_ns = tool_duration("--write-timeout", optarg); break;
     case OPT_DRAIN_T: o->drain_timeout_ns = tool_duration("--drain-timeout", optarg); break;
-    case OPT_CPU: tool_pin(tool_number("--cpu", optarg, 0, 1023)); break;
+    case OPT_WORKERS: o->workers = (unsigned)tool_number("--workers", optarg, 1, CR_WORKERS_MAX); break;
+    case OPT_PLACEMENT: o->placement = placement(optarg); break;
+    case OPT_CPU: tool_pin(o->cpu = tool_number("--cpu", optarg, 0, 1023)); break;
     case OPT_QUIET: o->quiet = true; break;
     case OPT_ECHO: o->echo = true; break;
     case OPT_RETURN: o->text = optarg; o->text_bytes = strlen(optarg); break;
@@ -337,11 +388,15 @@ static void take_options(int argc, char **argv)
 int serve_main(int argc, char **argv)
 {
     take_options(argc, argv);
+    http_init();
     int64_t files = tool_raise_open_files(0);
-    high_files = files - (files / 8 < MOST_RESERVED_FILES ? files / 8 : MOST_RESERVED_FILES);
+    reserved_files = files / 8 < MOST_RESERVED_FILES ? files / 8 : MOST_RESERVED_FILES;
+    high_files = files - reserved_files;
     sigset_t set = ending_signals();
-    sigprocmask(SIG_BLOCK, &set, NULL); /* they come by signalfd */
-    static const struct cr_config config = {.workers = 1}; /* its sessions share what is not locked */
+    sigprocmask(SIG_BLOCK, &set, NULL); /* they are waited for */
+    struct cr_config config = {.workers = serve_options.workers};
+    if (config.workers == 0 && serve_options.cpu >= 0)
+        config.workers = 1;
     int r = cr_run(app, NULL, &config);
     if (r < 0)
         tool_fail("serve: %s", strerror(-r));

@@ -1,8 +1,12 @@
-/* `crore serve`: what its parts share. One worker, so plain variables do. */
+/* `crore serve`: what its parts share.
+ *
+ * A session stays on the worker on which it has begun, so what the sessions of a worker share (struct serve_worker) needs no lock. What all share is
+ * written before the first worker runs (serve_options), atomic, or behind a lock of its own (the log). */
 #ifndef CRORE_SERVE_H
 #define CRORE_SERVE_H
 
 #include <crore/crore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <time.h>
 
@@ -17,21 +21,44 @@ struct serve_options {
     bool echo, follow_symlinks, quiet;
     int64_t max_header_bytes, max_body_bytes, max_connections;
     int64_t header_timeout_ns, idle_timeout_ns, write_timeout_ns, drain_timeout_ns;
+    int64_t cpu;                /* -1: any */
+    unsigned workers;           /* 0: as many as cr_run takes */
+    enum cr_placement placement;
 };
 
 extern struct serve_options serve_options;
-extern bool serve_draining; /* answer what has begun, begin nothing */
+extern _Atomic bool serve_draining; /* answer what has begun, begin nothing */
+
+#define HTTP_LOG_LINE_BYTES 8192
+
+/* What the sessions of one worker share; touched by that worker only. */
+struct serve_worker {
+    _Alignas(64) struct session *sessions;
+    _Atomic int64_t served; /* sessions so far; read by others */
+    time_t date_second;     /* the second that `date` was made in */
+    char date[32];
+    struct {
+        time_t second;
+        char *bytes;
+        size_t head, whole;
+    } fixed;                /* the response of --return, as it is sent most of the time */
+    char line[HTTP_LOG_LINE_BYTES];
+};
 
 /* A connection being served. On the heap, not on the coroutine's stack: draining looks at it. */
 struct session {
-    struct session *next, **link; /* among all */
+    struct session *next, **link; /* among those of its worker */
+    struct serve_worker *worker;
     struct cr_conn *conn;
     bool idle;                    /* between requests: draining closes it */
     bool taken;                   /* closed by draining: conn is gone */
     bool high;                    /* has one of the last fds */
 };
 
-/* Serves HTTP, or echoes, until the connection is done. */
+/* Once, before anything is served. */
+void http_init(void);
+
+/* Serves HTTP until the connection is done. */
 void http_serve(struct session *session);
 
 /* Sends size bytes within the write timeout; false when the connection is of no use any more. */
@@ -61,7 +88,7 @@ struct http_result {
 struct http_result http_error(struct session *session, const struct http_request *request, int status, const char *headers);
 
 /* The head's status line and common headers into buf; returns the length. */
-int http_head(char *buf, size_t size_bytes, int status, const struct http_request *request);
+int http_head(struct session *session, char *buf, size_t size_bytes, int status, const struct http_request *request);
 
 const char *http_date(time_t when, char buf[32]);
 
@@ -71,7 +98,7 @@ struct http_result http_serve_file(struct session *session, const struct http_re
 /* By the name's ending; "application/octet-stream" if unknown. */
 const char *http_mime_type(const char *name);
 
-/* The access log, in combined format. */
+/* The access log, in combined format. Lines are whole, and in the order of their responses' ends. */
 int http_log_open(const char *path);
 void http_log(struct session *session, const struct http_request *request, const struct http_result *result);
 void http_log_flush(void);
