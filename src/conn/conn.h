@@ -70,6 +70,7 @@ int cr__url_format(enum cr__scheme scheme, const struct cr_addr *addr, char *buf
 /* Beside enum cr_conn_flags, of the first of several listeners on one port: it is refused where somebody listens already, and then the others (CR_REUSE_PORT)
  * may join it. */
 #define CR__FIRST_ON_PORT (1u << 31)
+#define CR__NOT_AHEAD (1u << 30) /* of a listener: accepts when it is asked to, not before */
 
 /* A network: where connections come from. */
 struct cr__net_ops {

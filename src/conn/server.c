@@ -279,6 +279,8 @@ static int listen_all(struct cr_server *server, const char *url)
 {
     unsigned here = (unsigned)cr_worker_index(), count = server->sched->count;
     struct cr_conn_opts opts = server->opts.conn;
+    if (server->opts.full)
+        opts.flags |= CR__NOT_AHEAD; /* what was accepted ahead is there, however full it is */
     server->one_for_all = !has_port(url) && count > 1;
     if (has_port(url) && count > 1 && !(opts.flags & CR_REUSE_PORT))
         opts.flags |= CR__FIRST_ON_PORT;

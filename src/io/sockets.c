@@ -62,7 +62,7 @@ static int set_options(int fd, int family, const struct cr__url *url, const stru
 
 static bool opts_make_sense(const struct cr_conn_opts *opts)
 {
-    return !(opts->flags & ~(unsigned)(CR_REUSE_PORT | CR_V6_ONLY | CR_NAGLE | CR__FIRST_ON_PORT)) && opts->backlog >= 0 &&
+    return !(opts->flags & ~(unsigned)(CR_REUSE_PORT | CR_V6_ONLY | CR_NAGLE | CR__FIRST_ON_PORT | CR__NOT_AHEAD)) && opts->backlog >= 0 &&
            opts->send_buffer_bytes >= 0 && opts->recv_buffer_bytes >= 0;
 }
 
@@ -170,7 +170,8 @@ static int kernel_listen(struct cr_net *net, struct cr_listener **out, const str
     c->listener.ops = &listener_ops;
     c->poll.scheme = (uint8_t)url->scheme;
     c->poll.unlink_path = has_file(url);
-    cr__ahead_allow(cr__worker_here(), &c->poll, CR__AHEAD_SOCKETS, opts->backlog ? (unsigned)opts->backlog : DEFAULT_BACKLOG);
+    if (!(opts->flags & CR__NOT_AHEAD))
+        cr__ahead_allow(cr__worker_here(), &c->poll, CR__AHEAD_SOCKETS, opts->backlog ? (unsigned)opts->backlog : DEFAULT_BACKLOG);
     *out = &c->listener;
     return 0;
 }
