@@ -26,6 +26,8 @@ static int prepare(const char *text, const struct cr_conn_opts **opts, struct cr
         return -EPERM;
     if (!*opts)
         *opts = &no_opts;
+    if ((*opts)->flags & CR__OWN_FLAGS)
+        return -EINVAL;
     *net = (*opts)->net ? (*opts)->net : atomic_load_explicit(&default_net, memory_order_relaxed);
     return cr__url_parse(url, text);
 }
@@ -36,6 +38,18 @@ int cr_listen_until(struct cr_listener **out, const char *text, const struct cr_
     struct cr_net *net;
     int r = prepare(text, &opts, &url, &net);
     return r < 0 ? r : net->ops->listen(net, out, &url, opts, deadline_ns);
+}
+
+int cr__listen(struct cr_listener **out, const char *text, const struct cr_conn_opts *opts, unsigned own_flags)
+{
+    struct cr__url url;
+    struct cr_net *net;
+    int r = prepare(text, &opts, &url, &net);
+    if (r < 0)
+        return r;
+    struct cr_conn_opts with = *opts;
+    with.flags |= own_flags;
+    return net->ops->listen(net, out, &url, &with, CR_FOREVER);
 }
 
 int cr_listen(struct cr_listener **out, const char *text, const struct cr_conn_opts *opts)

@@ -71,6 +71,10 @@ int cr__url_format(enum cr__scheme scheme, const struct cr_addr *addr, char *buf
  * may join it. */
 #define CR__FIRST_ON_PORT (1u << 31)
 #define CR__NOT_AHEAD (1u << 30) /* of a listener: accepts when it is asked to, not before */
+#define CR__OWN_FLAGS (CR__FIRST_ON_PORT | CR__NOT_AHEAD) /* a program that sets them is refused */
+
+/* cr_listen with such flags. */
+int cr__listen(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts, unsigned own_flags);
 
 /* A network: where connections come from. */
 struct cr__net_ops {

@@ -274,23 +274,22 @@ static bool has_port(const char *url)
     return strncmp(url, "tcp:", 4) == 0;
 }
 
-/* The first listener finds the port, which must be free (unless CR_REUSE_PORT says otherwise), the others share it. All are opened here; each is watched where it is first waited for. */
+/* The first listener finds the port, which must be free (unless CR_REUSE_PORT says otherwise), the others share it. All are opened here; each is watched
+ * where it is first waited for. */
 static int listen_all(struct cr_server *server, const char *url)
 {
     unsigned here = (unsigned)cr_worker_index(), count = server->sched->count;
     struct cr_conn_opts opts = server->opts.conn;
-    if (server->opts.full)
-        opts.flags |= CR__NOT_AHEAD; /* what was accepted ahead is there, however full it is */
+    unsigned ahead = server->opts.full ? CR__NOT_AHEAD : 0; /* what was accepted ahead is there, however full it is */
     server->one_for_all = !has_port(url) && count > 1;
-    if (has_port(url) && count > 1 && !(opts.flags & CR_REUSE_PORT))
-        opts.flags |= CR__FIRST_ON_PORT;
-    int r = cr_listen(&server->places[here].listener, url, &opts);
-    opts.flags = (opts.flags & ~CR__FIRST_ON_PORT) | CR_REUSE_PORT;
+    bool first = has_port(url) && count > 1 && !(opts.flags & CR_REUSE_PORT);
+    int r = cr__listen(&server->places[here].listener, url, &opts, ahead | (first ? CR__FIRST_ON_PORT : 0));
+    opts.flags |= CR_REUSE_PORT;
     if (r == 0)
         r = cr_listener_url(server->places[here].listener, server->url, sizeof(server->url));
     for (unsigned i = 0; has_port(url) && i < count && r >= 0; i++) {
         if (i != here)
-            r = cr_listen(&server->places[i].listener, server->url, &opts);
+            r = cr__listen(&server->places[i].listener, server->url, &opts, ahead);
     }
     return r < 0 ? r : 0;
 }
