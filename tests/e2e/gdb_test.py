@@ -83,7 +83,7 @@ def test_running_bare():
 def test_list():
     """crore list shows each coroutine's id, state, function, name and what it waits for"""
     lines = [" ".join(line.split()) for line in stopped("crore list")[0].splitlines()]
-    assert lines[0] == "thread 1: 7 coroutines live", lines
+    assert lines[0] == "thread 1: worker 0, 7 coroutines live", lines
     for line in ["3 parked joiner_main the end of coroutine 2", "6 ready ready_main", "7 running runner_main", "8 new new_main"]:
         assert line in lines, (line, lines)
     for pattern in [r'2 parked sleeper_main "the sleeper" a point in time, 3\d\d\d\.\d+ s from now', r"4 parked reader_main something to read, fd \d+",
