@@ -53,6 +53,8 @@ CR_API void cr_event_clear(struct cr_event *event);
 
 /* ---- Signals ------------------------------------------------------------------------------------------------ */
 
+#ifdef SIG_SETMASK /* as <signal.h> has it with POSIX: not under a strict -std=c11 without _POSIX_C_SOURCE */
+
 /* Waits for a signal of a set, and takes it. The program must have blocked these signals before the runtime was started, in all of its threads: so, best,
  * first thing in main. Suspends.
  *   info: receives who sent it, and why, as of sigwaitinfo(2); may be NULL
@@ -65,6 +67,8 @@ CR_API CR_CHECKED int cr_signal_wait_until(const sigset_t *set, siginfo_t *info,
  * program's mask; for posix_spawn(3) give this one to posix_spawnattr_setsigmask; system(3) and popen(3) pass on the worker's.
  * Returns 0 or -EPERM. Does not suspend. */
 CR_API int cr_signal_mask(sigset_t *set);
+
+#endif
 
 /* ---- Child processes ---------------------------------------------------------------------------------------- */
 
