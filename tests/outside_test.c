@@ -227,7 +227,7 @@ TEST(cancelling_races_with_beginning_and_ending)
 
 TEST_CO(threads_that_have_nothing_to_do_end)
 {
-    cr__worker_here()->sched->pool.idle_ns = 5 * CR_MS;
+    cr__worker_here()->sched->pool.idle_ns = 200 * CR_MS;
     struct cr_co *callers[10];
     for (int i = 0; i < 10; i++)
         CHECK_EQ(cr_spawn(&callers[i], blocks_for, (void *)(intptr_t)5, NULL), 0);
