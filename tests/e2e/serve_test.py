@@ -318,7 +318,7 @@ def test_out_of_files_for_files():
                 sock.sendall(b"GET /data.bin HTTP/1.1\r\nHost: x\r\n\r\n")
             for sock in held[:20]:
                 status, _, body = read_response(sock)
-                assert status == 200 and body == DATA
+                assert status == 200 and body == DATA, (status, len(body), body[:30])
         code, _, err = server.stop()
         assert code == 0 and "accepting pauses" in err, err
 
@@ -406,7 +406,7 @@ def test_out_of_files_with_several_workers():
             assert ready, f"{len(held)} wait for ever"
             for sock in ready:
                 status, _, body = read_response(sock)
-                assert status == 200 and body == DATA
+                assert status == 200 and body == DATA, (status, len(body), body[:30])
                 sock.close()
                 held.remove(sock)
         code, _, err = server.stop()

@@ -110,6 +110,21 @@ def test_good():
     assert row(table, "connections opened") == 50 and row(table, "messages") == f["received"] and row(table, "messages wrong") == 0, table
 
 
+def test_workers():
+    """with several workers all comes back right, each connection is counted once, and the samples add up"""
+    with Server("--echo", "--workers", "3") as server:
+        for count in ("50", "2"):
+            code, table, f = swarm(server.url, "--workers", "3", "--connections", count, "--rate", "2000", "--duration", "2s")
+            assert code == 0 and f["opened"] == int(count) and f["workers"] == 3, (table, f)
+            assert f["sent"] == f["received"] and abs(f["received"] - 4000) <= 50, f
+            assert any(sample["open"] == int(count) and 500 < sample["messages_per_second"] < 8000 for sample in f["samples"]), f["samples"]
+        code, table, f = swarm(server.url, "--workers", "3", "--connections", "9", "--dials", "3", "--rate", "0", "--duration", "500ms")
+        assert code == 0 and f["received"] > 300, (table, f)
+    with Echo(lambda number, done, data: data[:-1] + bytes([data[-1] ^ 1]) if number == 3 and done == 640 else data) as server:
+        code, table, f = swarm(server.url, "--workers", "3", "--connections", "5", "--rate", "500", "--duration", "500ms")
+    assert code == 1 and f["wrong"] == 1, (table, f)
+
+
 def test_rate_0():
     """with --rate 0 each connection sends as soon as it has its answer"""
     with Server("--echo") as server:
@@ -234,7 +249,7 @@ def interrupt(process):
 
 def test_interrupted():
     """SIGINT ends the sending soon, with the table of what was seen"""
-    with Echo() as server, start("--connections", "10", "--rate", "500", "--duration", "60s", server.url) as process:
+    with Echo() as server, start("--workers", "2", "--connections", "10", "--rate", "500", "--duration", "60s", server.url) as process:
         assert wait_until(lambda: sum(server.done.values()) > 64 * 20)
         out = interrupt(process)
     assert row(out, "connections opened") == 10 and row(out, "connections lost") == 0 and row(out, "messages") >= 20, out
@@ -274,7 +289,7 @@ def test_bad_usage():
         (["--rate", "-1", url], "--rate"), (["--rate", "x", url], "--rate"), (["--connections", "0", url], "--connections"),
         (["--size", "0", url], "--size"), (["--size", "65537", url], "--size"), (["--dials", "0", url], "--dials"), (["--dials", "1025", url], "--dials"),
         (["--duration", "0", url], "--duration"), (["--duration", "1y", url], "--duration"), (["--connect-rate", "1.5", url], "--connect-rate"),
-        (["--cpu", "1000", url], "--cpu"), (["--json", "/nowhere/x.json", url], "/nowhere/x.json"), (["--nonsense", url], "nonsense"),
+        (["--cpu", "1000", url], "--cpu"), (["--workers", "0", url], "--workers"), (["--json", "/nowhere/x.json", url], "/nowhere/x.json"), (["--nonsense", url], "nonsense"),
     ]:
         done = run("swarm", *args)
         assert done.returncode == 2 and part in done.stderr and done.stdout == "", (args, done)

@@ -306,7 +306,7 @@ int demo_main(int argc, char **argv)
     int r = options.report ? report_prepare(options.report) : 0;
     if (r < 0)
         tool_fail("--report %s: %s", options.report, strerror(-r));
-    struct swarm_options swarm = {.size_bytes = options.size_bytes, .duration_ns = options.duration_ns, .dials = 128};
+    struct swarm_options swarm = {.size_bytes = options.size_bytes, .duration_ns = options.duration_ns, .dials = 128, .workers = 1};
     swarm.connections = connections_allowed(options.connections ? options.connections : MOST_CONNECTIONS);
     swarm.rate = options.rate >= 0 ? options.rate : swarm.connections < MOST_RATE ? swarm.connections : MOST_RATE;
     choose_processors(processors);

@@ -37,6 +37,17 @@ void histogram_add(struct histogram *h, int64_t value)
     h->buckets[bucket_of((uint64_t)value)]++;
 }
 
+void histogram_merge(struct histogram *h, const struct histogram *other)
+{
+    h->count += other->count;
+    if (__builtin_add_overflow(h->sum, other->sum, &h->sum))
+        h->sum = INT64_MAX;
+    if (other->max > h->max)
+        h->max = other->max;
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
+        h->buckets[i] += other->buckets[i];
+}
+
 int64_t histogram_quantile(const struct histogram *h, double fraction)
 {
     uint64_t wanted = (uint64_t)(fraction * (double)h->count + 0.999999);

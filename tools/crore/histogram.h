@@ -19,6 +19,9 @@ void histogram_reset(struct histogram *h);
 /* Negative values count as 0. */
 void histogram_add(struct histogram *h, int64_t value);
 
+/* Adds all values of another one. */
+void histogram_merge(struct histogram *h, const struct histogram *other);
+
 /* The value that a fraction (0 to 1) of all are not above, as its bucket's upper end, never above the maximum; 0 when empty. */
 int64_t histogram_quantile(const struct histogram *h, double fraction);
 

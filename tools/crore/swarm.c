@@ -9,10 +9,10 @@
 
 #include "tool.h"
 
-#include <crore/api.h>
+#include <crore/rt.h>
 
 static struct swarm_options options = {
-    .connections = 100, .rate = 1000, .size_bytes = 64, .duration_ns = 10 * CR_SEC, .dials = 128};
+    .connections = 100, .rate = 1000, .size_bytes = 64, .duration_ns = 10 * CR_SEC, .dials = 128, .workers = 1};
 static const char *json_path;
 static bool quiet;
 
@@ -28,6 +28,7 @@ static void help(void)
            "  --duration T         of sending (10s)\n"
            "  --connect-rate R     connections opened a second; 0: as fast as it goes (0)\n"
            "  --dials N            connections being opened at the same time, up to 1024 (128)\n"
+           "  --workers N          threads that share the connections (1)\n"
            "  --json FILE          the figures, with a time series; - is standard output\n"
            "  --cpu N              run on that processor only\n"
            "  --quiet              no live line\n"
@@ -35,12 +36,12 @@ static void help(void)
            "Exit status: 0 if all was opened, held and came back right; 1 if not; 2 for bad usage.\n");
 }
 
-enum { OPT_CONNECTIONS = 256, OPT_RATE, OPT_SIZE, OPT_DURATION, OPT_CONNECT_RATE, OPT_DIALS, OPT_JSON, OPT_CPU, OPT_QUIET, OPT_HELP };
+enum { OPT_CONNECTIONS = 256, OPT_RATE, OPT_SIZE, OPT_DURATION, OPT_CONNECT_RATE, OPT_DIALS, OPT_WORKERS, OPT_JSON, OPT_CPU, OPT_QUIET, OPT_HELP };
 
 static const struct option long_options[] = {
     {"connections", 1, NULL, OPT_CONNECTIONS}, {"rate", 1, NULL, OPT_RATE},   {"size", 1, NULL, OPT_SIZE},
     {"duration", 1, NULL, OPT_DURATION},       {"json", 1, NULL, OPT_JSON},   {"connect-rate", 1, NULL, OPT_CONNECT_RATE},
-    {"dials", 1, NULL, OPT_DIALS},             {"cpu", 1, NULL, OPT_CPU},     {"quiet", 0, NULL, OPT_QUIET},
+    {"dials", 1, NULL, OPT_DIALS},             {"workers", 1, NULL, OPT_WORKERS}, {"cpu", 1, NULL, OPT_CPU},     {"quiet", 0, NULL, OPT_QUIET},
     {"help", 0, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
 };
 
@@ -53,6 +54,7 @@ static void take_option(int option, char **argv)
     case OPT_DURATION: options.duration_ns = tool_duration("--duration", optarg); break;
     case OPT_CONNECT_RATE: options.connect_rate = tool_number("--connect-rate", optarg, 0, 1000000000); break;
     case OPT_DIALS: options.dials = tool_number("--dials", optarg, 1, 1024); break;
+    case OPT_WORKERS: options.workers = (unsigned)tool_number("--workers", optarg, 1, CR_WORKERS_MAX); break;
     case OPT_JSON: json_path = optarg; break;
     case OPT_CPU: tool_pin(tool_number("--cpu", optarg, 0, 1023)); break;
     case OPT_QUIET: quiet = true; break;

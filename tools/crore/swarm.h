@@ -18,6 +18,7 @@ struct swarm_options {
     int64_t duration_ns;      /* of sending, after all connections are open */
     int64_t connect_rate;     /* connections opened a second; 0: as fast as it goes */
     int64_t dials;            /* at the same time */
+    unsigned workers;         /* threads that share the connections; at most as many as there are connections, and dials */
 };
 
 /* What one interval saw. */

@@ -87,7 +87,8 @@ void swarm_print_json(FILE *to, const struct swarm_options *o, const struct swar
         else
             fputc(*c, to);
     }
-    fprintf(to, "\",\n  \"connections\": %lld, \"rate\": %lld, \"size_bytes\": %lld,\n", (long long)o->connections, (long long)o->rate, (long long)o->size_bytes);
+    fprintf(to, "\",\n  \"connections\": %lld, \"rate\": %lld, \"size_bytes\": %lld, \"workers\": %u,\n", (long long)o->connections, (long long)o->rate, (long long)o->size_bytes,
+            o->workers);
     fprintf(to, "  \"opened\": %lld, \"lost\": %lld, \"open_seconds\": %.3f, \"send_seconds\": %.3f,\n", (long long)r->opened, (long long)r->lost, r->open_seconds, r->send_seconds);
     fprintf(to, "  \"sent\": %lld, \"received\": %lld, \"late\": %lld, \"wrong\": %lld, \"received_bytes\": %lld,\n", (long long)r->sent, (long long)r->received,
             (long long)r->late, (long long)r->wrong, (long long)r->received_bytes);
