@@ -1,10 +1,11 @@
-"""The server that the README builds step by step: compiled as it stands there, and talked to."""
+"""The server that the README builds step by step: compiled as it stands there, and talked to; and an example that it names."""
 import os
 import re
 import signal
 import socket
 import subprocess
 import tempfile
+import time
 
 import tap
 from tap import CRORE, MORE, Skip, sanitized, wait_until
@@ -72,6 +73,25 @@ def test_last_step():
             sock.sendall(b"ee\n")
             assert sock.recv(100) == b"three\n"
         assert server.process.wait(timeout=10) == 0
+
+
+def test_fan_out():
+    """the example of a pipeline adds up the same on one worker and on several, and gives up at its deadline"""
+    for workers in ("1", "3"):
+        done = subprocess.run([os.path.join(BUILD, "examples", "fan_out"), "20000"], env={**os.environ, "CR_WORKERS": workers}, capture_output=True, text=True, timeout=60)
+        steps = sum(map(steps_of, range(1, 20001)))
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"{steps} steps"), done
+    begin = time.time()
+    done = subprocess.run([os.path.join(BUILD, "examples", "fan_out"), "1000000000"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "not done in time" and 1.9 < time.time() - begin < 30, done
+
+
+def steps_of(x):
+    steps = 0
+    while x != 1:
+        x = 3 * x + 1 if x % 2 else x // 2
+        steps += 1
+    return steps
 
 
 if __name__ == "__main__":
