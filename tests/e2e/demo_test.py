@@ -40,6 +40,13 @@ def test_holds():
         assert not re.search(r"(src|href)=", page), "the report needs another file"
 
 
+def test_workers():
+    """with several workers on each side all is held and verified, too"""
+    result = demo("--workers", "2", "--connections", "100", "--duration", "1s")
+    assert result.returncode == 0 and "2 workers on each side" in result.stdout, result
+    assert float(re.search(r"server's time +(\d+) +% of one processor", result.stdout).group(1)) < 200, result.stdout
+
+
 def test_held_back():
     """a limit on open files is found, named, and what it allows is held"""
     command = [*without_privilege(), "prlimit", "--nofile=150:150", CRORE, "demo", "--duration", "1s"]

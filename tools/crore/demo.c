@@ -1,5 +1,5 @@
 /* `crore demo`: `crore serve --echo` in a process of its own on one processor, the swarm in this one on another, as many connections as
- * the machine's limits allow. */
+ * the machine's limits allow. With --workers on several each. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -11,13 +11,14 @@
 #include <sys/prctl.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "report.h"
 #include "swarm.h"
 #include "tool.h"
 
-#include <crore/api.h>
+#include <crore/rt.h>
 
 #define MOST_CONNECTIONS 100000
 #define OTHER_FILES 100 /* open files that are not connections, generously */
@@ -27,8 +28,9 @@ static struct {
     int64_t connections; /* 0: as many as the machine holds */
     int64_t duration_ns, size_bytes;
     int64_t rate; /* -1: each connection once a second, at most MOST_RATE together */
+    unsigned workers; /* of each side; 1: each on a processor of its own */
     const char *report, *json;
-} options = {.duration_ns = 12 * CR_SEC, .size_bytes = 64, .rate = -1};
+} options = {.workers = 1, .duration_ns = 12 * CR_SEC, .size_bytes = 64, .rate = -1};
 #define MOST_RATE 25000
 
 struct server {
@@ -95,11 +97,13 @@ static void choose_processors(int processors[2])
 
 static _Noreturn void become_server(int out, int cpu)
 {
-    char processor[16];
+    char processor[16], workers[16];
     snprintf(processor, sizeof(processor), "%d", cpu);
+    snprintf(workers, sizeof(workers), "%u", options.workers);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* not to outlive a demo that was killed */
     dup2(out, STDOUT_FILENO);
-    execl("/proc/self/exe", "crore", "serve", "--echo", "--listen", "tcp://127.0.0.1:0", "--cpu", processor, (char *)NULL);
+    execl("/proc/self/exe", "crore", "serve", "--echo", "--listen", "tcp://127.0.0.1:0", "--workers", workers,
+          options.workers == 1 ? "--cpu" : NULL, processor, (char *)NULL);
     _exit(127);
 }
 
@@ -116,17 +120,14 @@ static int64_t resident_bytes(pid_t pid)
     return (resident - shared) * sysconf(_SC_PAGESIZE);
 }
 
+/* Of all its threads. */
 static double cpu_seconds(pid_t pid)
 {
-    char path[64];
-    unsigned long long ns = 0;
-    snprintf(path, sizeof(path), "/proc/%d/schedstat", (int)pid);
-    FILE *file = fopen(path, "re");
-    if (file && fscanf(file, "%llu", &ns) != 1)
-        ns = 0;
-    if (file)
-        fclose(file);
-    return (double)ns / 1e9;
+    clockid_t clock;
+    struct timespec time = {0};
+    if (clock_getcpuclockid(pid, &clock) == 0)
+        clock_gettime(clock, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
 static void start_server(struct server *server, int cpu)
@@ -261,6 +262,7 @@ static void help(void)
            "  --rate R             messages a second over all connections; 0: each sends as soon as it has its\n"
            "                       answer (each connection once a second, together at most %d)\n"
            "  --size BYTES         of a message, up to 64k (64)\n"
+           "  --workers N          threads of each side; with more than one they are not bound to processors (1)\n"
            "  --report DIR         writes DIR/index.html, with plots\n"
            "  --json FILE          writes the figures\n"
            "  --help\n\n"
@@ -269,11 +271,11 @@ static void help(void)
            MOST_CONNECTIONS, MOST_RATE);
 }
 
-enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_REPORT, OPT_JSON, OPT_HELP };
+enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_WORKERS, OPT_REPORT, OPT_JSON, OPT_HELP };
 
 static const struct option long_options[] = {
     {"connections", 1, NULL, OPT_CONNECTIONS}, {"duration", 1, NULL, OPT_DURATION}, {"rate", 1, NULL, OPT_RATE}, {"size", 1, NULL, OPT_SIZE},
-    {"report", 1, NULL, OPT_REPORT},           {"json", 1, NULL, OPT_JSON},         {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
+    {"workers", 1, NULL, OPT_WORKERS},         {"report", 1, NULL, OPT_REPORT},     {"json", 1, NULL, OPT_JSON},         {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
 };
 
 static void take_options(int argc, char **argv)
@@ -288,6 +290,7 @@ static void take_options(int argc, char **argv)
         case OPT_DURATION: options.duration_ns = tool_duration("--duration", optarg); break;
         case OPT_RATE: options.rate = tool_number("--rate", optarg, 0, 1000000000); break;
         case OPT_SIZE: options.size_bytes = tool_size("--size", optarg, 1, 65536); break;
+        case OPT_WORKERS: options.workers = (unsigned)tool_number("--workers", optarg, 1, CR_WORKERS_MAX); break;
         case OPT_REPORT: options.report = optarg; break;
         case OPT_JSON: options.json = optarg; break;
         case OPT_HELP: help(); exit(0);
@@ -306,18 +309,22 @@ int demo_main(int argc, char **argv)
     int r = options.report ? report_prepare(options.report) : 0;
     if (r < 0)
         tool_fail("--report %s: %s", options.report, strerror(-r));
-    struct swarm_options swarm = {.size_bytes = options.size_bytes, .duration_ns = options.duration_ns, .dials = 128, .workers = 1};
+    struct swarm_options swarm = {.size_bytes = options.size_bytes, .duration_ns = options.duration_ns, .dials = 128, .workers = options.workers};
     swarm.connections = connections_allowed(options.connections ? options.connections : MOST_CONNECTIONS);
     swarm.rate = options.rate >= 0 ? options.rate : swarm.connections < MOST_RATE ? swarm.connections : MOST_RATE;
     choose_processors(processors);
     start_server(&server, processors[0]);
     swarm.url = server.url;
-    printf("crore demo: %lld connections to %s; the server on processor %d, this side on processor %d%s\n", (long long)swarm.connections, server.url,
-           processors[0], processors[1], processors[0] == processors[1] ? ", there is no other" : "");
+    printf("crore demo: %lld connections to %s; ", (long long)swarm.connections, server.url);
+    if (options.workers > 1)
+        printf("%u workers on each side\n", options.workers);
+    else
+        printf("the server on processor %d, this side on processor %d%s\n", processors[0], processors[1], processors[0] == processors[1] ? ", there is no other" : "");
     if (*held_back)
         printf("  held back: %s\n", held_back);
     fflush(stdout);
-    tool_pin(processors[1]);
+    if (options.workers == 1)
+        tool_pin(processors[1]);
     r = swarm_run(&swarm, &result, live_line, &server);
     double cpu_at_end = cpu_seconds(server.pid);
     int status = stop_server(&server);
