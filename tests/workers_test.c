@@ -404,3 +404,37 @@ TEST(those_that_always_yield_let_others_start)
     enough = false;
     CHECK_EQ(cr_run(yields_without_end, NULL, &(struct cr_config){.workers = 2}), 0);
 }
+
+static void is_done(void *group)
+{
+    CHECK_EQ(cr_waitgroup_done(group), 0);
+}
+
+static void check_untouched(void *bytes, size_t size)
+{
+    memset(bytes, 0xa5, size);
+    for (int64_t end = cr_now() + 30 * CR_US; cr_now() < end;)
+        ;
+    for (size_t i = 0; i < size; i++)
+        CHECK_EQ(((unsigned char *)bytes)[i], 0xa5);
+}
+
+static void waits_for_what_is_on_its_stack(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 1000; i++) {
+        struct cr_waitgroup group = {0};
+        CHECK_EQ(cr_waitgroup_add(&group, 1), 0);
+        CHECK_EQ(cr_go_on((unsigned)i % (WORKERS - 1), is_done, &group), 0);
+        CHECK_EQ(cr_waitgroup_wait(&group), 0);
+        check_untouched(&group, sizeof(group));
+    }
+    atomic_fetch_add(&counter, 1);
+}
+
+TEST_SEVERAL(what_a_coroutine_has_waited_for_may_be_gone_when_it_goes_on)
+{
+    CHECK_EQ(cr_go_on(WORKERS - 1, waits_for_what_is_on_its_stack, NULL), 0);
+    while (counter == 0)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+}

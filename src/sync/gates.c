@@ -21,21 +21,24 @@ static void enter(struct cr_rwlock *l, struct cr__record *who, bool to_write)
     l->_writer = to_write ? &who->co : NULL;
 }
 
-/* Lets in whoever may: the first one, and, if it reads, the readers right behind it. The lock is held. */
+/* Lets in whoever may: the first one, and, if it reads, the readers right behind it. The lock is held, and given back. */
 static void let_in(struct cr__worker *w, struct cr_rwlock *l)
 {
+    struct cr__woken woken = {0};
     while (!cr__waiters_empty(&l->_waiters)) {
         struct cr__wait_node *node = l->_waiters._first;
         struct cr__record *first = cr__waiter_of(node);
         bool to_write = wants_to_write(first);
         if (!may_enter(l, to_write))
-            return;
+            break;
         cr__waiters_remove(&l->_waiters, node);
         if (!cr__park_claim(&first->word, CR__WOKEN, w->alone))
             continue;
         enter(l, first, to_write);
-        cr__ready(w, first);
+        cr__woken_add(&woken, first);
     }
+    cr__unlock(w, cr__spin_of(&l->_spin));
+    cr__woken_ready(w, &woken);
 }
 
 static int rwlock(struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
@@ -57,7 +60,6 @@ static int rwlock(struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
         w = cr__worker_here();
         cr__lock(w, cr__spin_of(&l->_spin));
         let_in(w, l);
-        cr__unlock(w, cr__spin_of(&l->_spin));
     }
     return r;
 }
@@ -104,8 +106,9 @@ int cr_rwlock_unlock(struct cr_rwlock *l)
         l->_holders = l->_holders > 0 ? l->_holders - 1 : 0;
         l->_writer = NULL;
         let_in(w, l);
+    } else {
+        cr__unlock(w, cr__spin_of(&l->_spin));
     }
-    cr__unlock(w, cr__spin_of(&l->_spin));
     return held ? 0 : -EPERM;
 }
 
@@ -139,26 +142,30 @@ int cr_sem_post(struct cr_sem *sem, unsigned n)
 {
     struct cr__worker *w = cr__worker_here();
     struct cr__record *record;
+    struct cr__woken woken = {0};
     if (!w)
         return -EPERM;
     cr__lock(w, cr__spin_of(&sem->_spin));
     int r = n > UINT_MAX - sem->count ? -EOVERFLOW : 0;
     while (r == 0 && n > 0 && (record = cr__waiters_claim(w, &sem->_waiters, CR__WOKEN)) != NULL) {
-        cr__ready(w, record);
+        cr__woken_add(&woken, record);
         n--;
     }
     sem->count += r == 0 ? n : 0;
     cr__unlock(w, cr__spin_of(&sem->_spin));
+    cr__woken_ready(w, &woken);
     return r;
 }
 
 /* ---- Wait group --------------------------------------------------------------------------------------------- */
 
-static void wake_all(struct cr__worker *w, struct cr_waiters *q)
+static struct cr__woken claim_all(struct cr__worker *w, struct cr_waiters *q)
 {
+    struct cr__woken woken = {0};
     struct cr__record *record;
     while ((record = cr__waiters_claim(w, q, CR__WOKEN)) != NULL)
-        cr__ready(w, record);
+        cr__woken_add(&woken, record);
+    return woken;
 }
 
 static inline _Atomic int64_t *count_of(struct cr_waitgroup *group)
@@ -186,14 +193,16 @@ int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
     } while (!atomic_compare_exchange_weak_explicit(count_of(group), &old, new, memory_order_acq_rel, memory_order_relaxed));
     if (new > 0)
         return 0;
+    struct cr__woken woken = {0};
     cr__lock(w, cr__spin_of(&group->_spin));
     old = atomic_fetch_add_explicit(count_of(group), n, memory_order_acq_rel);
     int r = old + n < 0 ? -EINVAL : 0;
     if (r < 0)
         atomic_fetch_sub_explicit(count_of(group), n, memory_order_relaxed);
     else if (old + n == 0)
-        wake_all(w, &group->_waiters);
+        woken = claim_all(w, &group->_waiters);
     cr__unlock(w, cr__spin_of(&group->_spin));
+    cr__woken_ready(w, &woken);
     return r;
 }
 
@@ -242,8 +251,9 @@ static void run_once(struct cr__record *me, struct cr_once *once, void (*fn)(voi
     cr__lock(w, cr__spin_of(&once->_spin));
     once->_runner = NULL;
     atomic_store_explicit(state_of(once), DONE, memory_order_release); /* pairs with the acquire in cr_once_until */
-    wake_all(w, &once->_waiters);
+    struct cr__woken woken = claim_all(w, &once->_waiters);
     cr__unlock(w, cr__spin_of(&once->_spin));
+    cr__woken_ready(w, &woken);
 }
 
 int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
@@ -287,8 +297,9 @@ int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadli
     cr__lock(w, cr__spin_of(&b->_spin));
     if (b->_arrived + 1 >= parties) {
         b->_arrived = 0;
-        wake_all(w, &b->_waiters);
+        struct cr__woken woken = claim_all(w, &b->_waiters);
         cr__unlock(w, cr__spin_of(&b->_spin));
+        cr__woken_ready(w, &woken);
         return 1;
     }
     int r = cr__wait_begin(w, me, CR__WAIT_BARRIER, b, deadline_ns);

@@ -266,27 +266,28 @@ static bool hand_over(struct cr__worker *w, struct cr_mutex *m)
     struct cr__record *next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
     owner_set(m, next ? &next->co : NULL);
     word_clear(w, m, STARVING | (cr__waiters_empty(&m->_waiters) ? WAITERS : 0));
+    cr__unlock(w, cr__spin_of(&m->_spin));
     if (next)
         cr__ready(w, next);
-    cr__unlock(w, cr__spin_of(&m->_spin));
     return next != NULL;
 }
 
 /* The mutex is free, and nobody is on its way: unless that has changed, wakes one. Who has taken it meanwhile will. */
 static CR__NOINLINE void wake_one(struct cr__worker *w, struct cr_mutex *m)
 {
+    struct cr__record *next = NULL;
     cr__lock(w, cr__spin_of(&m->_spin));
     unsigned old = word_get(m);
     while (!(old & (LOCKED | WOKEN)) && (old & WAITERS)) {
         if (!word_swap(w, m, &old, old | WOKEN))
             continue;
-        struct cr__record *next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
+        next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
         word_clear(w, m, (next ? 0 : WOKEN) | (cr__waiters_empty(&m->_waiters) ? WAITERS : 0));
-        if (next)
-            cr__ready(w, next);
         break;
     }
     cr__unlock(w, cr__spin_of(&m->_spin));
+    if (next)
+        cr__ready(w, next);
 }
 
 int cr_mutex_unlock(struct cr_mutex *m)
@@ -351,15 +352,17 @@ static void wake_waiters(struct cr_cond *cond, bool all)
 {
     struct cr__worker *w = cr__worker_here();
     struct cr__record *record;
+    struct cr__woken woken = {0};
     if (!w)
         return;
     cr__lock(w, cr__spin_of(&cond->_spin));
     while ((record = cr__waiters_claim(w, &cond->_waiters, CR__WOKEN)) != NULL) {
-        cr__ready(w, record);
+        cr__woken_add(&woken, record);
         if (!all)
             break;
     }
     cr__unlock(w, cr__spin_of(&cond->_spin));
+    cr__woken_ready(w, &woken);
 }
 
 void cr_cond_signal(struct cr_cond *cond)

@@ -2,8 +2,9 @@
  * fields, a queue of waiters, and parking.
  *
  * A queue holds nodes, which lie in the records of those who wait (or, for select, beside them). Invariants:
- *   1. A waker takes a node out of the queue, claims its coroutine's wait, hands over, makes it ready: all under the lock.
- *      If the claim is lost (timeout, cancellation), the next one's turn has come.
+ *   1. A waker takes a node out of the queue, claims its coroutine's wait, hands over: all under the lock. If the claim is lost (timeout, cancellation),
+ *      the next one's turn has come. It makes ready whom it has claimed when it has given the lock back, since then what they waited for may be gone: on
+ *      another worker they may free it at once. (Not so where freeing takes the lock, too: channels, broadcast, scopes.)
  *   2. Whoever waited and was not woken takes its node out itself, under the lock, before it goes on.
  *   3. After a wake the coroutine touches what it waited for no more, unless the call says so: it may be gone. */
 #ifndef CR__SYNC_H
@@ -105,6 +106,30 @@ static inline struct cr__record *cr__waiters_claim(struct cr__worker *w, struct 
             return record;
     }
     return NULL;
+}
+
+/* Those whose waits have been claimed, by their nodes; to be made ready. */
+struct cr__woken {
+    struct cr__wait_node *first, *last;
+};
+
+static inline void cr__woken_add(struct cr__woken *woken, struct cr__record *record)
+{
+    record->node.next = NULL;
+    if (woken->first)
+        woken->last->next = &record->node;
+    else
+        woken->first = &record->node;
+    woken->last = &record->node;
+}
+
+/* In the order in which they were claimed. The lock is no longer held. */
+static inline void cr__woken_ready(struct cr__worker *w, const struct cr__woken *woken)
+{
+    for (struct cr__wait_node *node = woken->first, *next; node; node = next) {
+        next = node->next; /* before: it may be gone */
+        cr__ready(w, cr__waiter_of(node));
+    }
 }
 
 /* Out of the queue after a wait that was not woken. */
