@@ -49,6 +49,8 @@ static void prefetch_waiter(uint64_t tag)
     if (tag & WATCH_BIT)
         return;
     const struct cr__record *waiter = pollable_of(tag)->waiter[CR__IN]; /* a hint: others may change it */
+    if (!waiter)
+        return;
     __builtin_prefetch(waiter);
     __builtin_prefetch((const char *)waiter + CR__CACHE_LINE);
 }
