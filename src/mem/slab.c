@@ -10,6 +10,18 @@ void cr__slab_init(struct cr__slab *slab, uint32_t object_size_bytes, enum cr__m
     *slab = (struct cr__slab){.object_size_bytes = object_size_bytes, .kind = kind};
 }
 
+/* The leak checker looks for pointers in objects, too. */
+static void leak_check(const struct cr__slab_chunk *chunk, bool begin)
+{
+#ifdef CR__ASAN
+    extern void __lsan_register_root_region(const void *, size_t), __lsan_unregister_root_region(const void *, size_t);
+    (begin ? __lsan_register_root_region : __lsan_unregister_root_region)(chunk, CR__SLAB_CHUNK_BYTES);
+#else
+    (void)chunk;
+    (void)begin;
+#endif
+}
+
 void cr__slab_fini(struct cr__slab *slab)
 {
     for (struct cr__slab_chunk *chunk = slab->chunks, *next; chunk; chunk = next) {
@@ -18,6 +30,7 @@ void cr__slab_fini(struct cr__slab *slab)
         extern void __asan_unpoison_memory_region(const volatile void *, size_t);
         __asan_unpoison_memory_region(chunk, CR__SLAB_CHUNK_BYTES);
 #endif
+        leak_check(chunk, false);
         cr__mem_unmap(chunk, CR__SLAB_CHUNK_BYTES, slab->kind);
     }
     memset(slab, 0, sizeof(*slab));
@@ -37,6 +50,7 @@ static bool chunk_add(struct cr__slab *slab)
         return false;
     if (slab->chunks)
         slab->chunks->used_end = slab->fresh;
+    leak_check(chunk, true);
     chunk->next = slab->chunks;
     chunk->slab = slab;
     slab->chunks = chunk;

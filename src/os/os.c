@@ -4,6 +4,21 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#ifdef CR__TSAN /* it must see them: an address that libc's mmap had before us would else be a race */
+
+void *cr__os_map(size_t size_bytes, int protection)
+{
+    void *addr = mmap(NULL, size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return addr == MAP_FAILED ? NULL : addr;
+}
+
+int cr__os_unmap(void *addr, size_t size_bytes)
+{
+    return munmap(addr, size_bytes) < 0 ? -ENOMEM : 0;
+}
+
+#else
+
 void *cr__os_map(size_t size_bytes, int protection)
 {
     long addr = cr__syscall6(SYS_mmap, 0, (long)size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -14,6 +29,8 @@ int cr__os_unmap(void *addr, size_t size_bytes)
 {
     return (int)cr__syscall2(SYS_munmap, addr, size_bytes);
 }
+
+#endif
 
 int cr__os_protect(void *addr, size_t size_bytes, int protection)
 {

@@ -28,6 +28,7 @@ struct cr_rt {
     pthread_t thread;
     pthread_mutex_t gate;          /* closed until all threads are there, */
     bool all_there;                /* or it is clear that they will not be */
+    struct start *starts;          /* one per worker */
     pthread_barrier_t step;        /* all workers are here */
     _Atomic int setup_result;      /* of the first worker that failed */
     struct cr__post stop_post;
@@ -234,7 +235,7 @@ static int run(struct cr_rt *rt)
     atomic_store_explicit(&s->take_over, cr__server_take_over, memory_order_relaxed);
     cr__waits_describe();
     int r = alloc_workers(s);
-    struct start *starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;
+    struct start *starts = rt->starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;
     if (starts) {
         cr__pool_init(&s->pool, rt->config.max_blocking_threads);
         pthread_mutex_init(&rt->gate, NULL);
