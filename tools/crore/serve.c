@@ -35,9 +35,7 @@ static struct serve_worker *workers;
 static int worker_count;
 static _Atomic(struct cr_server *) servers[MOST_URLS];
 static _Atomic int64_t session_count; /* that have begun, those that wait for their turn included */
-static _Atomic int64_t high_count;    /* those of them that have an fd that was meant for a file */
 static int64_t high_files;            /* fds from this number on are for files */
-static int64_t reserved_files;
 static struct cr_sem turns;           /* for sessions beyond --max-connections */
 
 /* ---- Sessions ----------------------------------------------------------------------------------------------- */
@@ -51,8 +49,6 @@ static void session_add(struct session *s)
         w->sessions->link = &s->next;
     w->sessions = s;
     atomic_fetch_add(&w->served, 1);
-    if (s->high)
-        atomic_fetch_add(&high_count, 1);
 }
 
 static void session_end(struct session *s)
@@ -60,8 +56,6 @@ static void session_end(struct session *s)
     *s->link = s->next;
     if (s->next)
         s->next->link = s->link;
-    if (s->high)
-        atomic_fetch_sub(&high_count, 1);
     if (!s->taken)
         cr_close(s->conn);
     free(s);
@@ -106,7 +100,6 @@ static void session_main(struct cr_conn *conn, void *unused)
     }
     s->conn = conn;
     s->worker = &workers[cr_worker_index()];
-    s->high = cr_conn_fd(conn) >= high_files;
     session_add(s);
     if (turn_begins(s)) {
         if (serve_options.echo)
@@ -131,15 +124,21 @@ static int64_t accepted_count(void)
     return count;
 }
 
+/* More than the runtime and its listeners have. */
+static int64_t own_files(void)
+{
+    return 64 + (8 + serve_options.url_count) * worker_count;
+}
+
 /* Why no further connection is to be accepted now, or 0. Numbers of fds are handed out from the lowest free one, so a high one tells that few are left;
- * those are for the files that the open connections ask for. Sessions tell of theirs when they begin, so many that have not begun are a reason to look. */
+ * those are for the files that the open connections ask for. As long as it could not be high (a connection has a folder and a file open at most), nobody looks. */
 static int full(void *unused)
 {
     (void)unused;
     int64_t accepted = accepted_count();
     if (accepted >= serve_options.max_connections)
         return -EUSERS;
-    if (atomic_load(&high_count) == 0 && accepted - atomic_load(&session_count) <= reserved_files / 2)
+    if (3 * accepted + own_files() < high_files)
         return 0;
     int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
     int error = lowest < 0 ? errno : 0;
@@ -391,8 +390,7 @@ int serve_main(int argc, char **argv)
     take_options(argc, argv);
     http_init();
     int64_t files = tool_raise_open_files(0);
-    reserved_files = files / 8 < MOST_RESERVED_FILES ? files / 8 : MOST_RESERVED_FILES;
-    high_files = files - reserved_files;
+    high_files = files - (files / 8 < MOST_RESERVED_FILES ? files / 8 : MOST_RESERVED_FILES);
     sigset_t set = ending_signals();
     sigprocmask(SIG_BLOCK, &set, NULL); /* they are waited for */
     struct cr_config config = {.workers = serve_options.workers};

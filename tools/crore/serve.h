@@ -52,7 +52,6 @@ struct session {
     struct cr_conn *conn;
     bool idle;                    /* between requests: draining closes it */
     bool taken;                   /* closed by draining: conn is gone */
-    bool high;                    /* has one of the last fds */
 };
 
 /* Once, before anything is served. */
