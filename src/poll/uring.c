@@ -51,7 +51,8 @@ struct poller {
     unsigned late_count;
     struct cr__poll_watch *late[LATE_MAX];
     struct cr__poll_watch kick_watch;
-    int foreign;                      /* an epoll that tells which foreign fds the kernel can poll, and knows them again; -1: none yet */
+    int foreign;                      /* an epoll that tells which foreign fds the kernel can poll, and knows them again. Open from the beginning: when fds run out is when
+                                         it would be wanted most */
 
     struct io_uring_buf_ring *ring_of_buffers;
     unsigned missing_count;           /* slots that nothing has been given for */
@@ -239,10 +240,8 @@ static int watch(struct cr__worker *worker, struct cr__poll_watch *w)
 static int add(struct cr__worker *worker, struct cr__pollable *p)
 {
     struct poller *poller = worker->poller;
-    if (poller->foreign < 0)
-        poller->foreign = cr__os_epoll_create();
     struct epoll_event none = {0};
-    int r = poller->foreign < 0 ? poller->foreign : cr__os_epoll_ctl(poller->foreign, EPOLL_CTL_ADD, p->fd, &none);
+    int r = cr__os_epoll_ctl(poller->foreign, EPOLL_CTL_ADD, p->fd, &none);
     return r == -ENOSPC ? -ENOMEM : r;
 }
 
@@ -699,6 +698,10 @@ static int open_rest(struct cr__worker *worker, struct poller *poller, const cha
     if (r < 0)
         return r;
     io_uring_register_ring_fd(&poller->ring); /* without it a call takes a little longer */
+    *why = "epoll_create1";
+    poller->foreign = cr__os_epoll_create();
+    if (poller->foreign < 0)
+        return poller->foreign;
     *why = "eventfd";
     poller->kick_watch = (struct cr__poll_watch){.fd = cr__os_eventfd(), .fn = kicked};
     if (poller->kick_watch.fd < 0)
