@@ -435,3 +435,98 @@ TEST(threads_send_to_coroutines_of_several)
 {
     remote(4);
 }
+
+/* ---- Destroying --------------------------------------------------------------------------------------------- */
+
+static void receives_until_it_is_over(void *unused)
+{
+    int item;
+    (void)unused;
+    CHECK_EQ(cr_chan_recv(chan, &item), -ECANCELED);
+}
+
+static void selects_until_it_is_over(void *unused)
+{
+    int item;
+    (void)unused;
+    struct cr_case cases[] = {{CR_RECV, chan, &item, 0}, {CR_RECV, other, &item, 0}};
+    CHECK_EQ(cr_select(cases, 2), -ECANCELED);
+}
+
+static void check_destroyed_after(void (*fn)(void *))
+{
+    struct cr_co *co;
+    chan = make(sizeof(int), 0);
+    other = make(sizeof(int), 0);
+    CHECK_EQ(cr_spawn(&co, fn, NULL, NULL), 0);
+    CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(cr_chan_close(chan), 0); /* throws out who is on its way */
+    CHECK_EQ(cr_chan_destroy(chan), -EBUSY);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK_EQ(cr_chan_destroy(chan), 0);
+    CHECK_EQ(cr_chan_destroy(other), 0);
+}
+
+TEST_CO(a_channel_is_not_destroyed_before_all_that_have_given_up_have_left_it)
+{
+    check_destroyed_after(receives_until_it_is_over);
+    check_destroyed_after(selects_until_it_is_over);
+}
+
+static void receives_the_end(void *unused)
+{
+    int item;
+    (void)unused;
+    done++;
+    CHECK_EQ(cr_chan_recv(chan, &item), -EPIPE);
+    done++;
+}
+
+static void selects_the_end(void *unused)
+{
+    int item;
+    (void)unused;
+    done++;
+    struct cr_case cases[] = {{CR_RECV, other, &item, 0}, {CR_RECV, chan, &item, 0}};
+    CHECK_EQ(cr_select(cases, 2), 1);
+    CHECK_EQ(cases[1].result, -EPIPE);
+    done++;
+}
+
+/* With several workers an address sanitizer sees who still looks. */
+TEST_BOTH(a_channel_may_be_destroyed_as_soon_as_it_is_closed)
+{
+    other = make(sizeof(int), 0);
+    for (int i = 0; i < 20; i++) {
+        done = 0;
+        chan = make(sizeof(int), 0);
+        CHECK_EQ(cr_go_on((unsigned)(cr_worker_count() - 1), i % 2 ? receives_the_end : selects_the_end, NULL), 0);
+        wait_done(1);
+        CHECK_EQ(cr_sleep(10 * CR_MS), 0); /* it waits by now */
+        CHECK_EQ(cr_chan_close(chan), 0);
+        CHECK_EQ(cr_chan_destroy(chan), 0);
+        wait_done(2);
+    }
+    CHECK_EQ(cr_chan_destroy(other), 0);
+}
+
+static void hears_the_end(void *subscriber)
+{
+    int item;
+    CHECK_EQ(cr_broadcast_recv(subscriber, &item), -EPIPE);
+}
+
+TEST_CO(a_broadcast_is_not_destroyed_before_all_have_heard_its_end)
+{
+    struct cr_broadcast *news;
+    struct cr_subscriber subscriber;
+    CHECK_EQ(cr_broadcast_create(&news, sizeof(int), 4), 0);
+    cr_broadcast_subscribe(news, &subscriber);
+    CHECK_EQ(cr_go(hears_the_end, &subscriber), 0);
+    CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_broadcast_close(news), 0);
+    CHECK_EQ(cr_broadcast_destroy(news), -EBUSY);
+    CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_broadcast_destroy(news), 0);
+}

@@ -34,7 +34,8 @@ struct cr_chan;
  * Returns 0, -EINVAL (capacity times size above 1 GiB), -ENOMEM. Any thread. */
 CR_API CR_CHECKED int cr_chan_create(struct cr_chan **out, size_t item_size_bytes, size_t capacity);
 
-/* Frees it. Nobody may wait on it: -EBUSY then, and it stays. Values in it are dropped. NULL is ignored. Any thread. */
+/* Frees it. Nobody may wait on it: -EBUSY then, and it stays; also as long as one whose deadline has come, or who was cancelled, is on its way out. Who was
+ * woken by closing does not count. Values in it are dropped. NULL is ignored. Any thread. */
 CR_API int cr_chan_destroy(struct cr_chan *chan);
 
 /* Sends *item. Suspends while the channel is full, or unbuffered and nobody receives.
@@ -94,7 +95,7 @@ struct cr_subscriber {
 /* Returns 0, -EINVAL (capacity 0, or too large, as above), -ENOMEM. */
 CR_API CR_CHECKED int cr_broadcast_create(struct cr_broadcast **out, size_t item_size_bytes, size_t capacity);
 
-/* Frees it; -EBUSY while somebody waits in it. */
+/* Frees it; -EBUSY while somebody waits in it, or was woken and has not returned yet. */
 CR_API int cr_broadcast_destroy(struct cr_broadcast *broadcast);
 
 /* Sends to all subscribers. Returns 0; -EPIPE (closed); -EPERM. Does not suspend. */

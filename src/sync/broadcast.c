@@ -10,6 +10,7 @@ struct cr_broadcast {
     bool closed;
     size_t item_size_bytes, capacity;
     uint64_t sent;
+    size_t receiving; /* who has begun to wait, and will look here again */
     struct cr_waiters waiters;
     char *items;
 };
@@ -34,7 +35,7 @@ int cr_broadcast_destroy(struct cr_broadcast *b)
     if (!b)
         return 0;
     cr__spin_lock(cr__spin_of(&b->spin));
-    bool busy = !cr__waiters_empty(&b->waiters);
+    bool busy = b->receiving > 0;
     cr__spin_unlock(cr__spin_of(&b->spin));
     if (busy)
         return -EBUSY;
@@ -113,19 +114,27 @@ int64_t cr_broadcast_recv_until(struct cr_subscriber *s, void *item, int64_t dea
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     struct cr_broadcast *b = s->broadcast;
+    bool waited = false;
     if (!me)
         return -EPERM;
     for (;;) {
         cr__lock(w, cr__spin_of(&b->spin));
         int64_t got = receive(b, s, item);
         if (got != -EAGAIN) {
+            b->receiving -= waited;
             cr__unlock(w, cr__spin_of(&b->spin));
             return got;
         }
+        b->receiving += !waited;
+        waited = true;
         int r = cr__waiters_wait(w, me, &b->spin, &b->waiters, CR__WAIT_BROADCAST, b, deadline_ns);
-        if (r < 0)
-            return r;
         w = cr__worker_here();
+        if (r < 0) {
+            cr__lock(w, cr__spin_of(&b->spin));
+            b->receiving--;
+            cr__unlock(w, cr__spin_of(&b->spin));
+            return r;
+        }
     }
 }
 

@@ -4,7 +4,8 @@
  * Invariants, under the lock:
  *   1. If a receiver waits, nothing is in the ring, and no sender waits. If a sender waits, the ring is full.
  *   2. A value is copied after its waiter's wait has been claimed, and before it is made ready.
- *   3. Who is in a queue is a record by its own node, or a select by one of its nodes (node.object says which). */
+ *   3. Who is in a queue is a record by its own node, or a select by one of its nodes (node.object says which).
+ *   4. Who is in a queue, or `leaving`, keeps the channel from being destroyed. Who was woken, by closing too, touches it no more. */
 #include "sync/chan.h"
 
 #include <semaphore.h>
@@ -32,7 +33,7 @@ int cr_chan_destroy(struct cr_chan *chan)
     if (!chan)
         return 0;
     cr__spin_lock(cr__spin_of(&chan->spin)); /* from any thread, and after whoever sent last has let go */
-    bool busy = !cr__waiters_empty(&chan->receivers) || !cr__waiters_empty(&chan->senders);
+    bool busy = !cr__waiters_empty(&chan->receivers) || !cr__waiters_empty(&chan->senders) || chan->leaving > 0;
     cr__spin_unlock(cr__spin_of(&chan->spin));
     if (busy)
         return -EBUSY;
@@ -110,10 +111,10 @@ static bool claim_select(struct cr__worker *w, struct cr__wait_node *node, int r
 }
 
 /* Claims the first one of the queue that still waits. result: what its call returns, 0 or -EPIPE. */
-static inline bool claim(struct cr__worker *w, struct cr_waiters *q, int result, struct partner *p)
+static inline bool claim(struct cr__worker *w, struct cr_chan *chan, enum cr_case_op op, int result, struct partner *p)
 {
     struct cr__wait_node *node;
-    while ((node = cr__waiters_pop(q)) != NULL) {
+    for (; (node = cr__waiters_pop(cr__chan_queue(chan, op))) != NULL; chan->leaving++) {
         if (CR__UNLIKELY(node->object & 1)) {
             if (claim_select(w, node, result, p))
                 return true;
@@ -126,6 +127,16 @@ static inline bool claim(struct cr__worker *w, struct cr_waiters *q, int result,
         return true;
     }
     return false;
+}
+
+void cr__chan_leave(struct cr__worker *w, struct cr_chan *chan, enum cr_case_op op, struct cr__wait_node *node)
+{
+    cr__lock(w, cr__spin_of(&chan->spin));
+    if (node->prev == node)
+        chan->leaving--;
+    else
+        cr__waiters_remove(cr__chan_queue(chan, op), node);
+    cr__unlock(w, cr__spin_of(&chan->spin));
 }
 
 /* Whether anybody but a select of this record's waits. */
@@ -152,7 +163,7 @@ __attribute__((always_inline)) static inline int send_now(struct cr__worker *w, 
     int r = 0;
     if (CR__UNLIKELY(chan->closed)) {
         r = -EPIPE;
-    } else if (claim(w, &chan->receivers, 0, &receiver)) {
+    } else if (claim(w, chan, CR_RECV, 0, &receiver)) {
         copy(chan, receiver.value, item);
         cr__ready_next(w, receiver.record);
     } else if (chan->length < chan->capacity) {
@@ -170,11 +181,11 @@ __attribute__((always_inline)) static inline int recv_now(struct cr__worker *w, 
     int r = 0;
     if (chan->length > 0) {
         get(chan, item);
-        if (claim(w, &chan->senders, 0, &sender)) {
+        if (claim(w, chan, CR_SEND, 0, &sender)) {
             put(chan, sender.value);
             cr__ready(w, sender.record);
         }
-    } else if (claim(w, &chan->senders, 0, &sender)) {
+    } else if (claim(w, chan, CR_SEND, 0, &sender)) {
         copy(chan, item, sender.value);
         cr__ready_next(w, sender.record);
     } else if (chan->closed) {
@@ -203,9 +214,19 @@ __attribute__((always_inline)) static inline int wait_for(struct cr__worker *w, 
                                                           void *item, int64_t deadline_ns)
 {
     *cr__record_value(me) = item;
-    int r = cr__waiters_wait(w, me, &chan->spin, cr__chan_queue(chan, op), op == CR_SEND ? CR__WAIT_SEND : CR__WAIT_RECV, chan,
-                             deadline_ns);
-    return r == -EBADF ? -EPIPE : r;
+    int r = cr__wait_begin(w, me, op == CR_SEND ? CR__WAIT_SEND : CR__WAIT_RECV, chan, deadline_ns);
+    if (r == 0)
+        cr__waiters_push(cr__chan_queue(chan, op), &me->node);
+    cr__unlock(w, cr__spin_of(&chan->spin));
+    if (r < 0)
+        return r;
+    r = cr__wait_suspend_here(w, me, deadline_ns);
+    if (CR__LIKELY(r == 0))
+        return 0;
+    if (r == -EBADF)
+        return -EPIPE;
+    cr__chan_leave(cr__worker_here(), chan, op, &me->node);
+    return r;
 }
 
 __attribute__((always_inline)) static inline int send(struct cr_chan *chan, const void *item, int64_t deadline_ns)
@@ -269,11 +290,11 @@ int cr_chan_close(struct cr_chan *chan)
     cr__lock(w, cr__spin_of(&chan->spin));
     int r = chan->closed ? -EPIPE : 0;
     chan->closed = true;
-    while (claim(w, &chan->receivers, -EPIPE, &p)) {
+    while (claim(w, chan, CR_RECV, -EPIPE, &p)) {
         memset(p.value, 0, chan->item_size_bytes);
         cr__ready(w, p.record);
     }
-    while (claim(w, &chan->senders, -EPIPE, &p))
+    while (claim(w, chan, CR_SEND, -EPIPE, &p))
         cr__ready(w, p.record);
     cr__unlock(w, cr__spin_of(&chan->spin));
     return r;

@@ -79,14 +79,12 @@ static bool enlist(struct cr__worker *w, struct cr__record *me, struct cr_case *
     return idle;
 }
 
-static void delist(struct cr__worker *w, struct cr_case *cases, struct cr__select_node *nodes, int count)
+/* won: the case by which it was woken, -1 for none. */
+static void delist(struct cr__worker *w, struct cr_case *cases, struct cr__select_node *nodes, int count, int won)
 {
     for (int i = 0; i < count; i++) {
-        if (!cases[i].chan)
-            continue;
-        cr__lock(w, cr__spin_of(&cases[i].chan->spin));
-        cr__waiters_remove(cr__chan_queue(cases[i].chan, cases[i].op), &nodes[i].node);
-        cr__unlock(w, cr__spin_of(&cases[i].chan->spin));
+        if (cases[i].chan && i != won)
+            cr__chan_leave(w, cases[i].chan, cases[i].op, &nodes[i].node);
     }
 }
 
@@ -98,19 +96,19 @@ static int wait_for_one(struct cr__worker *w, struct cr__record *me, struct cr__
     if (r < 0)
         return r;
     bool waits = true;
-    for (; waits && enlisted < count; enlisted++) {
+    while (enlisted < count) {
         struct cr__select_node *node = &extra->cases[enlisted];
         *node = (struct cr__select_node){.node.object = (uintptr_t)me | 1, .value = cases[enlisted].item, .index = enlisted};
-        node->node.prev = &node->node; /* in no queue */
-        if (cases[enlisted].chan)
-            waits = enlist(w, me, &cases[enlisted], node);
+        if (cases[enlisted].chan && !(waits = enlist(w, me, &cases[enlisted], node)))
+            break;
+        enlisted++;
     }
     if (!waits && cr__park_abandon(&me->word, w->alone)) {
-        delist(w, cases, extra->cases, enlisted);
+        delist(w, cases, extra->cases, enlisted, -1);
         return -EAGAIN;
     }
     r = cr__wait_suspend(w, me, deadline_ns);
-    delist(cr__worker_here(), cases, extra->cases, enlisted);
+    delist(cr__worker_here(), cases, extra->cases, enlisted, r < 0 ? -1 : extra->case_won);
     if (r < 0)
         return r;
     cases[extra->case_won].result = extra->case_result;
