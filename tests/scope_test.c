@@ -239,3 +239,22 @@ TEST_BOTH(trees_of_scopes_come_and_go)
     CHECK_EQ(cr_stats_get(&stats), 0);
     CHECK_EQ(stats.spawned - stats.ended, 1);
 }
+
+TEST_CO(a_scope_that_is_closed_under_a_mask_bounds_nothing_any_more)
+{
+    struct cr_scope *scope;
+    CHECK_EQ(cr_scope_open(&scope, cr_after(CR_MS)), 0);
+    CHECK_EQ(cr_cancel_mask(10 * CR_SEC), 0);
+    (void)cr_scope_close(scope);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_cancel_unmask(), 0);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+
+    CHECK_EQ(cr_cancel_mask(10 * CR_SEC), 0);
+    CHECK_EQ(cr_scope_open(&scope, cr_after(CR_MS)), 0);
+    CHECK_EQ(cr_sleep(2 * CR_MS), -ECANCELED);
+    CHECK_EQ(cr_scope_close(scope), -ECANCELED);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_cancel_unmask(), 0);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+}

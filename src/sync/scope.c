@@ -16,6 +16,7 @@
 struct cr_scope {
     _Atomic uint8_t lock;
     bool cancelled;
+    bool masked;                           /* opened inside of its owner's mask */
     struct cr__extra *members;
     struct cr_scope *inner, *next, **link; /* scopes inside; this one's place in that list of the scope around it */
     struct cr_scope *around;               /* NULL: outermost */
@@ -169,6 +170,7 @@ int cr_scope_open(struct cr_scope **out, int64_t deadline_ns)
     scope->owner_bound_ns = cold->bound_ns;
     scope->deadline_ns = deadline_ns < cold->bound_ns ? deadline_ns : cold->bound_ns;
     cold->bound_ns = scope->deadline_ns;
+    scope->masked = extra->masks > 0;
     scope->outer = extra->innermost;
     scope->around = extra->innermost ? extra->innermost : extra->member_of;
     atomic_store_explicit(&scope->users, 1, memory_order_relaxed);
@@ -326,6 +328,17 @@ static bool still_cancelled(struct cr__worker *w, const struct cr__extra *extra)
     return cancelled;
 }
 
+/* What bounds the owner's waits is what it was before the scope: now, or, where a mask has been put on since, when that is taken off. (Where one has been
+ * taken off since, it has been done.) */
+static void restore_bound(const struct cr_scope *scope, struct cr__extra *extra, struct cr__co_cold *cold)
+{
+    bool masked = extra->masks > 0;
+    if (masked == scope->masked)
+        cold->bound_ns = scope->owner_bound_ns;
+    else if (masked)
+        extra->mask.bound_ns = scope->owner_bound_ns;
+}
+
 int cr_scope_close(struct cr_scope *scope)
 {
     struct cr__worker *w;
@@ -347,8 +360,7 @@ int cr_scope_close(struct cr_scope *scope)
         leave_around(w, scope);
     int r = scope->cancelled || is_over(scope) ? -ECANCELED : 0;
     extra->innermost = scope->outer;
-    if (extra->masks == 0)
-        me->co.cold->bound_ns = scope->owner_bound_ns;
+    restore_bound(scope, extra, me->co.cold);
     cr__flag_set(me, CR__SCOPE_CANCEL, false);
     if (still_cancelled(w, extra))
         cr__flag_set(me, CR__SCOPE_CANCEL, true);
