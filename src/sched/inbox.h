@@ -60,6 +60,12 @@ static inline bool cr__inbox_rouse(struct cr__inbox *inbox)
            atomic_compare_exchange_strong_explicit(&inbox->head, &asleep, 0, memory_order_relaxed, memory_order_relaxed);
 }
 
+/* By anyone. False also where the owner has been roused, and is not up yet. */
+static inline bool cr__inbox_asleep(struct cr__inbox *inbox)
+{
+    return atomic_load_explicit(&inbox->head, memory_order_relaxed) == CR__INBOX_ASLEEP;
+}
+
 static inline bool cr__inbox_empty(struct cr__inbox *inbox)
 {
     uintptr_t head = atomic_load_explicit(&inbox->head, memory_order_relaxed);

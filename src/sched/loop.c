@@ -191,20 +191,21 @@ static bool anything_to_steal(struct cr__sched *s)
     return false;
 }
 
-/* All workers are idle. Whether nothing can happen but by a call from a thread outside. */
+/* All workers are idle. Whether nothing can happen but by a call from a thread outside. One that has been roused, for a stack that came home say, but
+ * is not up yet, will look here itself when it sleeps again. */
 static bool all_hopeless(struct cr__sched *s)
 {
     int64_t waits_outside = 0;
     for (unsigned i = 0; i < s->count; i++) {
         struct cr__worker *w = s->workers[i];
-        if (!atomic_load_explicit(&w->hopeless, memory_order_relaxed) || !cr__inbox_empty(&w->inbox))
+        if (!atomic_load_explicit(&w->hopeless, memory_order_relaxed) || !cr__inbox_asleep(&w->inbox))
             return false;
         waits_outside += atomic_load_explicit(&w->waits_outside, memory_order_relaxed);
     }
     return waits_outside == 0 && !anything_to_steal(s);
 }
 
-/* By each worker that has become idle; `idle` says whether it is the last. All that the others did before they became so is seen here. */
+/* By the last worker that has fallen asleep; of several at the same time, by one that sees all others asleep. All that the others did before they became so is seen here. */
 static void look_for_the_end(struct cr__sched *s)
 {
     cr__spin_lock(&s->end_lock);
@@ -335,14 +336,14 @@ static bool fall_asleep(struct cr__worker *w)
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
     /* sequentially consistent: who adds something to a ring now sees us, or we see it */
-    unsigned idle = atomic_fetch_add(&s->idle, 1) + 1;
+    atomic_fetch_add(&s->idle, 1);
     if (anything_to_steal(s) || !cr__inbox_sleep(&w->inbox)) {
         atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
         return false;
     }
-    if (idle == s->count)
+    atomic_thread_fence(memory_order_seq_cst); /* asleep comes before the look at the others, of whom one sees all asleep, and at `done`: see finish_locked */
+    if (atomic_load_explicit(&s->idle, memory_order_relaxed) == s->count)
         look_for_the_end(s);
-    atomic_thread_fence(memory_order_seq_cst); /* asleep comes before the look at `done`: see finish_locked */
     return true;
 }
 
