@@ -25,6 +25,7 @@ struct cr__self;
 
 /* The head of struct cr_co, as far as the inlined calls use it. */
 struct cr__co_head {
+    void *stack[2];       /* the library's */
     void *sp;             /* while it does not run */
     struct cr_co *below;  /* who is switched to when it yields */
     uint16_t mode;        /* state in the low byte, attribute flags in the high one */

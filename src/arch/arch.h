@@ -20,6 +20,9 @@
 /* Where a fresh context starts: calls fn(arg, value, note). In entry-ISA.S. */
 void cr__arch_entry(void);
 
+/* Where one goes on whose live bytes are not on its stack: calls cr__co_bring there, and goes on at the stack pointer that it returns. */
+void cr__arch_bring(void);
+
 /* Makes a context on a stack that ends at top (16-byte aligned); returns its stack pointer. fn must not return. */
 static inline void *cr__arch_prepare(char *top, void (*fn)(void *arg, void *value, uint64_t note), void *arg)
 {

@@ -19,4 +19,23 @@ cr__arch_entry:
         brk     #1                      /* fn must not return */
         .cfi_endproc
         .size   cr__arch_entry, .-cr__arch_entry
+
+/* Where a context goes on whose live bytes are not on its stack (co.h). On arrival sp points to { this address }, on the mover's stack. */
+        .globl  cr__arch_bring
+        .hidden cr__arch_bring
+        .type   cr__arch_bring, %function
+        .align  4
+cr__arch_bring:
+        .cfi_startproc
+        .cfi_undefined x30
+        hint    #36                     /* bti j */
+        stp     x0, x1, [sp, #-16]!
+        bl      cr__co_bring            /* the stack pointer of what runs next */
+        mov     x4, x0
+        ldp     x0, x1, [sp]
+        mov     sp, x4
+        ldr     x4, [sp]
+        br      x4
+        .cfi_endproc
+        .size   cr__arch_bring, .-cr__arch_bring
         .section .note.GNU-stack, "", %progbits

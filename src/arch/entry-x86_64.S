@@ -15,4 +15,24 @@ cr__arch_entry:
         ud2                             /* fn must not return */
         .cfi_endproc
         .size   cr__arch_entry, .-cr__arch_entry
+
+/* Where a context goes on whose live bytes are not on its stack (co.h). On arrival rsp points to { this address }, on the mover's stack. */
+        .text
+        .globl  cr__arch_bring
+        .hidden cr__arch_bring
+        .type   cr__arch_bring, @function
+        .align  16
+cr__arch_bring:
+        .cfi_startproc
+        .cfi_undefined rip
+        pushq   %rax
+        pushq   %rdx
+        call    cr__co_bring            /* the stack pointer of what runs next */
+        popq    %rdx
+        popq    %rcx
+        movq    %rax, %rsp
+        movq    %rcx, %rax
+        jmpq    *(%rsp)
+        .cfi_endproc
+        .size   cr__arch_bring, .-cr__arch_bring
         .section .note.GNU-stack, "", @progbits

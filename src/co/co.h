@@ -45,7 +45,9 @@ struct cr__co_cold {
     struct cr__co_above *above;
 };
 
+/* What has a stack comes first: a task has none, and its record begins behind it (CR__CO_STACKFUL_BYTES). */
 struct cr_co {
+    struct cr__stack stack;
     void *sp;            /* before a scheduled one's first run: its argument */
     struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
@@ -54,7 +56,6 @@ struct cr_co {
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */
     struct cr_co *next;  /* in a queue of its owner's */
-    struct cr__stack stack;
     struct cr__co_cold *cold;
 #if defined(CR__ASAN) || defined(CR__TSAN)
     void *fake_stack, *tsan_fiber;
@@ -65,6 +66,7 @@ struct cr_co {
 #if !defined(CR__ASAN) && !defined(CR__TSAN)
 _Static_assert(sizeof(struct cr_co) == 64, "half of the coroutine record's budget");
 #endif
+#define CR__CO_STACKFUL_BYTES offsetof(struct cr_co, mode)
 _Static_assert(offsetof(struct cr_co, sp) == offsetof(struct cr__co_head, sp), "the inlined calls' view");
 _Static_assert(offsetof(struct cr_co, below) == offsetof(struct cr__co_head, below), "the inlined calls' view");
 _Static_assert(offsetof(struct cr_co, mode) == offsetof(struct cr__co_head, mode), "the inlined calls' view");
@@ -72,11 +74,21 @@ _Static_assert(offsetof(struct cr_co, mode) == offsetof(struct cr__co_head, mode
 struct cr__self {
     struct cr_co *current;
     void *worker; /* the scheduler's, on its threads; else NULL */
+    void *mover;  /* cr__mover_here; NULL: none yet */
     struct cr_co root;
 };
 
 /* The calling thread's, made on first use. Never keep it across a switch. */
 struct cr__self *cr__self_here(void);
+
+/* A context whose live bytes are not on its stack (they are in an image, co->stack.image) has this as its sp: the top of a small stack of its
+ * thread's, the mover's, on which lies the address of cr__arch_bring. Whoever switches to it thereby calls cr__co_bring, on the mover's stack, which
+ * nobody else uses; self->current says for whom. So a switch need not look whether what it switches to is in place. NULL: no memory. */
+void *cr__mover_here(void);
+void cr__mover_free(void *mover);
+
+/* What a kind of stack does to put a context's live bytes back: returns the sp to go on at, of co, or of who runs instead (then self->current is that one). */
+void *cr__co_bring(void);
 
 /* Makes a thread whose thread pointer is tp see self as its own (x86-64 FS base, aarch64 TPIDR_EL0, riscv tp). */
 void cr__self_install(void *thread_pointer, struct cr__self *self);
@@ -104,6 +116,21 @@ static inline void cr__co_flags_set(struct cr_co *co, unsigned flags)
 {
     unsigned kept = cr__co_flags(co) & ~(unsigned)(CR__CO_STARVES | CR__CO_STARTED);
     __atomic_store_n(&co->mode, CR__MODE(cr__co_state(co), kept | flags), __ATOMIC_RELEASE); /* pairs with the acquire in sched/dump.c */
+}
+
+/* Whether a scheduled one has begun. By whoever has it in hand. */
+static inline bool cr__co_started(const struct cr_co *co)
+{
+    return (cr__co_flags(co) & CR__CO_STARTED) != 0;
+}
+
+/* The kind of its stack, of enum cr_stack_kind: two bits of the flags. */
+#define CR__CO_KIND_SHIFT 2
+#define CR__CO_KINDS (3u << CR__CO_KIND_SHIFT)
+
+static inline unsigned cr__co_kind(const struct cr_co *co)
+{
+    return ((cr__co_flags(co) & CR__CO_KINDS) >> CR__CO_KIND_SHIFT) + CR_STACK_STATIC;
 }
 
 /* What a coroutine's attributes say, checked. 0 or -EINVAL. */

@@ -17,6 +17,8 @@ static pthread_once_t leave_key_once = PTHREAD_ONCE_INIT;
 static void leave(void *saved)
 {
     cr__overflow_leave(saved);
+    cr__mover_free(this_thread.mover);
+    this_thread.mover = NULL;
 }
 
 static void make_leave_key(void)

@@ -267,7 +267,7 @@ static void gather(void *object, void *arg)
     if (cr__co_state(&record->co) != CR__CO_SCHEDULED)
         return;
     struct cr__sched *s = g->home->sched;
-    if (record->co.stack.top)
+    if (cr__co_started(&record->co))
         cr__tally_look(&g->tally, s->workers[cr__park_worker(&record->word)], record, cr__park_state(&record->word) == CR__WAITING);
     else
         cr__tally_starving(&g->tally, record->co.entry, record->co.id);

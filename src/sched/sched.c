@@ -51,7 +51,7 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
 {
     if (w->alone)
         return false;
-    if (!record->co.stack.top)
+    if (!cr__co_started(&record->co))
         return !(record->co.sched_flags & CR__PLACED);
     return migrates(w, &record->co) && !(record->co.sched_flags & CR__TIMED);
 }
@@ -60,8 +60,8 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
 void cr__ready_here(struct cr__worker *w, struct cr__record *record)
 {
     if (is_stealable(w, record)) {
-        (record->co.stack.top ? push_wanderer : push_stealable)(w, &record->co);
-    } else if (record->co.stack.top || !w->alone) {
+        (cr__co_started(&record->co) ? push_wanderer : push_stealable)(w, &record->co);
+    } else if (cr__co_started(&record->co) || !w->alone) {
         cr__queue_push(&w->ready, &record->co);
     } else {
         cr__queue_push(&w->spawned, &record->co);
@@ -88,7 +88,7 @@ static CR__COLD void deliver(struct cr__worker *w, struct cr__worker *to, struct
 /* One that may migrate is resumed by the second of its waker and the worker whose stack it leaves. */
 static inline bool must_leave_it(struct cr__worker *w, struct cr__record *record)
 {
-    return migrates(w, &record->co) && record->co.stack.top && !cr__park_second(&record->word, CR__READY);
+    return migrates(w, &record->co) && cr__co_started(&record->co) && !cr__park_second(&record->word, CR__READY);
 }
 
 void cr__ready(struct cr__worker *w, struct cr__record *record)
@@ -347,9 +347,9 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
             co = cr__queue_pop(&w->ready);
         }
         struct cr_co *after = w->ready.head;
-        if (CR__LIKELY(after != NULL) && CR__LIKELY(after->stack.top != NULL))
+        if (CR__LIKELY(after != NULL) && CR__LIKELY(cr__co_started(after)))
             prefetch(after, PARKED_LINES);
-        if (CR__LIKELY(co->stack.top != NULL) || CR__LIKELY(start(w, cr__record_of(co))))
+        if (CR__LIKELY(cr__co_started(co)) || CR__LIKELY(start(w, cr__record_of(co))))
             return cr__record_of(co);
     }
 }
@@ -758,7 +758,7 @@ struct cr__leave cr__yield_begin(void)
         return yield_here();
     struct cr_co *me = self->current, *to = w->ready.head;
     int budget = budget_of(w);
-    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!to->stack.top) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
+    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!cr__co_started(to)) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
         CR__UNLIKELY((me->mode & CR__MODE(0xff, CR_MIGRATABLE)) != CR__CO_SCHEDULED))
         return yield_here();
     budget_set(w, budget - 1);

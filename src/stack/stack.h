@@ -34,6 +34,7 @@
 struct cr__stack {
     char *top;           /* NULL: none */
     uint32_t size_bytes; /* as asked for, rounded up to pages: names the class */
+    uint32_t image;      /* where its live bytes are while they are not on it (mem's handle); 0: they are */
 };
 
 struct cr__stack_class {
@@ -80,7 +81,7 @@ static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes
             break;
         c->free = *(char **)(void *)(top - sizeof(char *));
         c->in_use++;
-        *out = (struct cr__stack){top, size_bytes};
+        *out = (struct cr__stack){.top = top, .size_bytes = size_bytes};
         return 0;
     }
     return cr__stack_get_slow(pool, size_bytes, out);

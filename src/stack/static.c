@@ -100,7 +100,7 @@ bool cr__stack_guard_hit(const void *addr, struct cr__stack *out)
         if (offset >= chunk->slots * chunk->slot_bytes)
             continue;
         char *slot = chunk->base + offset / chunk->slot_bytes * chunk->slot_bytes;
-        *out = (struct cr__stack){slot + chunk->slot_bytes, chunk->stack_bytes};
+        *out = (struct cr__stack){.top = slot + chunk->slot_bytes, .size_bytes = chunk->stack_bytes};
         return offset % chunk->slot_bytes < chunk->guard_bytes;
     }
     return false;
@@ -295,7 +295,7 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
     (void)VALGRIND_STACK_REGISTER(c->fresh + guard_bytes, c->fresh + slot_bytes); /* a switch is no allocation of locals */
     c->fresh += slot_bytes;
     c->in_use++;
-    *out = (struct cr__stack){top, size_bytes};
+    *out = (struct cr__stack){.top = top, .size_bytes = size_bytes};
     return 0;
 }
 
@@ -342,7 +342,7 @@ bool cr__stack_take_returned(struct cr__stack_pool *pool)
     char *top = atomic_exchange_explicit(&pool->returned, NULL, memory_order_acquire);
     while (top) {
         char *next = *(char **)(void *)(top - sizeof(char *));
-        cr__stack_put(pool, (struct cr__stack){top, *returned_size(top)});
+        cr__stack_put(pool, (struct cr__stack){.top = top, .size_bytes = *returned_size(top)});
         top = next;
     }
     return true;
