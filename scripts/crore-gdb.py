@@ -17,6 +17,7 @@ import re
 import gdb
 import gdb.unwinder
 
+CHUNK_BYTES = 256 * 1024
 STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own", "ended")
 WAITS = {
     "CR__WAIT_NONE": "",
@@ -340,12 +341,13 @@ def coroutines(thread, among):
     """All of a worker's records that are in use, by id."""
     slab = thread.worker["records"]
     size = int(slab["object_size_bytes"])
-    header = 64
+    reserve = gdb.parse_and_eval("cr__reserve")
+    base, table = int(reserve["base"]), gdb.Value(int(reserve["base"])).cast(pointer_to("cr__chunk"))
     found = []
     chunk = slab["chunks"]
     while int(chunk):
-        end = int(slab["fresh"]) if int(chunk) == int(slab["chunks"]) else int(chunk["used_end"])
-        for address in range(int(chunk) + header, end, size):
+        end = int(slab["fresh"]) if int(chunk) == int(slab["chunks"]) else int(chunk["fresh"])
+        for address in range(base + int(chunk - table) * CHUNK_BYTES, end, size):
             co = gdb.Value(address).cast(pointer_to("cr_co"))
             if STATES[(int(co["mode"]) & 0xff) % len(STATES)] in ("scheduled", "ended"):
                 found.append(Coroutine(co, among, int(thread.worker["now_ns"])))

@@ -51,6 +51,74 @@ TEST(a_slab_without_memory_says_so_and_works_again_after)
     cr__slab_fini(&slab);
 }
 
+TEST(objects_have_handles_of_32_bits)
+{
+    struct cr__slab slab;
+    cr__slab_init(&slab, 48, CR__MEM_OTHER);
+    for (int i = 0; i < 10000; i++) {
+        void *object = cr__slab_get(&slab);
+        CHECK_EQ((uintptr_t)object % 16, 0);
+        CHECK(cr__mem_handle(object) != 0);
+        CHECK(cr__mem_at(cr__mem_handle(object)) == object);
+    }
+    cr__slab_fini(&slab);
+}
+
+TEST(objects_may_be_of_any_multiple_of_eight)
+{
+    struct cr__slab slab;
+    cr__slab_init(&slab, 312, CR__MEM_FRAMES);
+    char *before = NULL;
+    for (int i = 0; i < 2000; i++) {
+        char *object = cr__slab_get(&slab);
+        CHECK_EQ((uintptr_t)object % 8, 0);
+        CHECK(!before || object >= before + 312 || object + 312 <= before);
+        memset(object, 1, 312);
+        before = object;
+    }
+    cr__slab_fini(&slab);
+}
+
+TEST(an_image_has_room_for_what_was_asked_and_little_more)
+{
+    struct cr__images images;
+    cr__images_init(&images);
+    uint64_t before = cr__mem_bytes(CR__MEM_IMAGES);
+    for (size_t size = 1; size <= CR__IMAGE_MAX_BYTES; size += size < 5000 ? 1 : 997) {
+        void *image = cr__image_get(&images, size);
+        CHECK(image != NULL);
+        CHECK_EQ((uintptr_t)image % 16, 0);
+        size_t room = cr__image_room(image);
+        CHECK(room >= size && room <= (size < 1024 ? size + 63 : size + size / 4));
+        CHECK(size > 512 || size < 32 || room < size + 16);
+        memset(image, 1, room);
+        cr__image_put(&images, image);
+        CHECK(cr__image_get(&images, room) == image); /* the same class */
+        cr__image_put(&images, image);
+    }
+    CHECK(cr__image_get(&images, CR__IMAGE_MAX_BYTES + 1) == NULL);
+    CHECK(cr__mem_bytes(CR__MEM_IMAGES) > before);
+    cr__images_fini(&images);
+    CHECK_EQ(cr__mem_bytes(CR__MEM_IMAGES), before);
+}
+
+TEST(an_image_that_another_worker_puts_goes_home)
+{
+    struct cr__images mine, theirs;
+    cr__images_init(&mine);
+    cr__images_init(&theirs);
+    void *image = cr__image_get(&mine, 400), *again;
+    cr__image_put(&theirs, image);
+    CHECK((again = cr__image_get(&theirs, 400)) != image);
+    cr__image_put(&theirs, again);
+    cr__images_flush(&theirs);
+    for (int i = 0; i < 1000 && again != image; i++)
+        again = cr__image_get(&mine, 400);
+    CHECK(again == image);
+    cr__images_fini(&theirs);
+    cr__images_fini(&mine);
+}
+
 TEST(a_stack_that_is_put_back_is_handed_out_again_without_a_kernel_call)
 {
     struct cr__stack_pool pool;

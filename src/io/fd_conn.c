@@ -17,7 +17,7 @@ int cr__io_init(struct cr__worker *worker)
     if (!io)
         return -ENOMEM;
     cr__slab_init(&io->conns, sizeof(struct cr__fd_conn), CR__MEM_CONNS);
-    cr__worker_flushes(worker, &io->conns);
+    cr__worker_keeps(worker, &io->conns);
     cr__poll_releases(worker, release);
     worker->io = io;
     return 0;

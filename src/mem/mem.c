@@ -6,23 +6,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/books.h"
 #include "os/os.h"
 
 static _Atomic uint64_t bytes_by_kind[CR__MEM_KINDS];
 static _Atomic uint64_t kernel_calls;
 static _Atomic unsigned fail_after; /* 0: off; 1: fails now and from now on */
 
-static void count(enum cr__mem_kind kind, size_t size_bytes)
+void cr__mem_count(enum cr__mem_kind kind, size_t size_bytes)
 {
     atomic_fetch_add_explicit(&bytes_by_kind[kind], size_bytes, memory_order_relaxed);
 }
 
-static void uncount(enum cr__mem_kind kind, size_t size_bytes)
+void cr__mem_uncount(enum cr__mem_kind kind, size_t size_bytes)
 {
     atomic_fetch_sub_explicit(&bytes_by_kind[kind], size_bytes, memory_order_relaxed);
 }
 
-static void count_call(void)
+void cr__mem_count_call(void)
 {
     atomic_fetch_add_explicit(&kernel_calls, 1, memory_order_relaxed);
 }
@@ -33,7 +34,7 @@ void cr__mem_fail_after(unsigned n)
 }
 
 /* Tests that inject faults use one thread; a lost decrement elsewhere would be harmless. */
-static bool fails_by_injection(void)
+bool cr__mem_fails_by_injection(void)
 {
     unsigned n = atomic_load_explicit(&fail_after, memory_order_relaxed);
     if (CR__LIKELY(n == 0))
@@ -46,76 +47,56 @@ static bool fails_by_injection(void)
 
 void *cr__mem_map(size_t size_bytes, enum cr__mem_kind kind)
 {
-    if (fails_by_injection())
+    if (cr__mem_fails_by_injection())
         return NULL;
-    count_call();
+    cr__mem_count_call();
     void *addr = cr__os_map(size_bytes, PROT_READ | PROT_WRITE);
     if (addr)
-        count(kind, size_bytes);
+        cr__mem_count(kind, size_bytes);
     return addr;
-}
-
-/* Twice as much, and what lies before and after goes back. */
-void *cr__mem_map_aligned(size_t size_bytes, enum cr__mem_kind kind)
-{
-    if (fails_by_injection())
-        return NULL;
-    count_call();
-    char *addr = cr__os_map(2 * size_bytes, PROT_READ | PROT_WRITE);
-    if (!addr)
-        return NULL;
-    char *aligned = (char *)cr__round_up((uintptr_t)addr, size_bytes);
-    size_t before = (size_t)(aligned - addr), after = size_bytes - before;
-    count_call();
-    if (before > 0)
-        cr__os_unmap(addr, before); /* if it can't, the addresses are lost, but no memory: nobody touches them */
-    if (after > 0)
-        cr__os_unmap(aligned + size_bytes, after);
-    count(kind, size_bytes);
-    return aligned;
 }
 
 void cr__mem_unmap(void *addr, size_t size_bytes, enum cr__mem_kind kind)
 {
-    count_call();
+    cr__mem_count_call();
     int r = cr__os_unmap(addr, size_bytes);
     if (r == -ENOMEM) /* it would split a mapping, and there are too many: the memory goes back, the addresses do not */
         r = cr__os_advise(addr, size_bytes, MADV_DONTNEED);
     CR__ASSERT(r == 0);
-    uncount(kind, size_bytes);
+    cr__mem_uncount(kind, size_bytes);
 }
 
 int cr__mem_advise(void *addr, size_t size_bytes, int advice)
 {
-    count_call();
+    cr__mem_count_call();
     return cr__os_advise(addr, size_bytes, advice);
 }
 
 int cr__mem_protect(void *addr, size_t size_bytes, int protection)
 {
-    count_call();
+    cr__mem_count_call();
     return cr__os_protect(addr, size_bytes, protection);
 }
 
 void *cr__mem_alloc(size_t size_bytes, enum cr__mem_kind kind)
 {
-    if (fails_by_injection())
+    if (cr__mem_fails_by_injection())
         return NULL;
     void *object = calloc(1, size_bytes);
     if (object)
-        count(kind, size_bytes);
+        cr__mem_count(kind, size_bytes);
     return object;
 }
 
 void *cr__mem_alloc_aligned(size_t size_bytes, enum cr__mem_kind kind)
 {
-    if (fails_by_injection())
+    if (cr__mem_fails_by_injection())
         return NULL;
     void *object = aligned_alloc(CR__CACHE_LINE, cr__round_up(size_bytes, CR__CACHE_LINE));
     if (!object)
         return NULL;
     memset(object, 0, size_bytes);
-    count(kind, size_bytes);
+    cr__mem_count(kind, size_bytes);
     return object;
 }
 
@@ -124,7 +105,7 @@ void cr__mem_free(void *object, size_t size_bytes, enum cr__mem_kind kind)
     if (!object)
         return;
     free(object);
-    uncount(kind, size_bytes);
+    cr__mem_uncount(kind, size_bytes);
 }
 
 uint64_t cr__mem_bytes(enum cr__mem_kind kind)

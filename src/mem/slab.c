@@ -2,20 +2,18 @@
 
 #include <string.h>
 
-_Static_assert(sizeof(struct cr__slab_chunk) <= CR__SLAB_HEADER_BYTES, "objects start on a cache line");
-
 void cr__slab_init(struct cr__slab *slab, uint32_t object_size_bytes, enum cr__mem_kind kind)
 {
-    CR__ASSERT(object_size_bytes % 16 == 0 && object_size_bytes + CR__SLAB_HEADER_BYTES <= CR__SLAB_CHUNK_BYTES);
+    CR__ASSERT(object_size_bytes % 8 == 0 && object_size_bytes > 0 && object_size_bytes <= CR__SLAB_OBJECT_MAX_BYTES);
     *slab = (struct cr__slab){.object_size_bytes = object_size_bytes, .kind = kind};
 }
 
 /* The leak checker looks for pointers in objects, too. */
-static void leak_check(const struct cr__slab_chunk *chunk, bool begin)
+static void leak_check(const struct cr__chunk *chunk, bool begin)
 {
 #ifdef CR__ASAN
     extern void __lsan_register_root_region(const void *, size_t), __lsan_unregister_root_region(const void *, size_t);
-    (begin ? __lsan_register_root_region : __lsan_unregister_root_region)(chunk, CR__SLAB_CHUNK_BYTES);
+    (begin ? __lsan_register_root_region : __lsan_unregister_root_region)(cr__chunk_begin(chunk), CR__CHUNK_BYTES);
 #else
     (void)chunk;
     (void)begin;
@@ -24,14 +22,14 @@ static void leak_check(const struct cr__slab_chunk *chunk, bool begin)
 
 void cr__slab_fini(struct cr__slab *slab)
 {
-    for (struct cr__slab_chunk *chunk = slab->chunks, *next; chunk; chunk = next) {
+    for (struct cr__chunk *chunk = slab->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
 #ifdef CR__ASAN
         extern void __asan_unpoison_memory_region(const volatile void *, size_t);
-        __asan_unpoison_memory_region(chunk, CR__SLAB_CHUNK_BYTES);
+        __asan_unpoison_memory_region(cr__chunk_begin(chunk), CR__CHUNK_BYTES);
 #endif
         leak_check(chunk, false);
-        cr__mem_unmap(chunk, CR__SLAB_CHUNK_BYTES, slab->kind);
+        cr__chunk_put(chunk);
     }
     memset(slab, 0, sizeof(*slab));
 }
@@ -45,17 +43,16 @@ static bool take_returned(struct cr__slab *slab)
 
 static bool chunk_add(struct cr__slab *slab)
 {
-    struct cr__slab_chunk *chunk = cr__mem_map_aligned(CR__SLAB_CHUNK_BYTES, slab->kind);
+    struct cr__chunk *chunk = cr__chunk_get(slab);
     if (!chunk)
         return false;
     if (slab->chunks)
-        slab->chunks->used_end = slab->fresh;
+        slab->chunks->fresh = slab->fresh;
     leak_check(chunk, true);
     chunk->next = slab->chunks;
-    chunk->slab = slab;
     slab->chunks = chunk;
-    slab->fresh = (char *)chunk + CR__SLAB_HEADER_BYTES;
-    slab->end = (char *)chunk + CR__SLAB_CHUNK_BYTES;
+    slab->fresh = cr__chunk_begin(chunk);
+    slab->end = cr__chunk_begin(chunk) + CR__CHUNK_BYTES;
     return true;
 }
 
@@ -97,9 +94,9 @@ void cr__slab_flush(struct cr__slab *slab)
 
 void cr__slab_each(struct cr__slab *slab, void (*fn)(void *object, void *arg), void *arg)
 {
-    for (struct cr__slab_chunk *chunk = slab->chunks; chunk; chunk = chunk->next) {
-        char *end = chunk == slab->chunks ? slab->fresh : chunk->used_end;
-        for (char *object = (char *)chunk + CR__SLAB_HEADER_BYTES; object < end; object += slab->object_size_bytes)
+    for (struct cr__chunk *chunk = slab->chunks; chunk; chunk = chunk->next) {
+        char *end = chunk == slab->chunks ? slab->fresh : chunk->fresh;
+        for (char *object = cr__chunk_begin(chunk); object < end; object += slab->object_size_bytes)
             fn(object, arg);
     }
 }

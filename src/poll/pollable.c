@@ -34,7 +34,7 @@ int cr__poll_init(struct cr__worker *worker, enum cr_poller wish)
     if (r < 0)
         return r;
     struct cr__buffers *buffers = &((struct cr__poller *)worker->poller)->buffers;
-    cr__worker_flushes(worker, &buffers->slab);
+    cr__worker_keeps(worker, &buffers->slab);
     return 0;
 }
 

@@ -46,7 +46,7 @@ struct part {
     bool closed;
     bool begun, walked;
     struct cr__tally tally;
-    struct cr__slab_chunk *chunk;   /* the walk goes on at `at` */
+    struct cr__chunk *chunk;   /* the walk goes on at `at` */
     char *at, *end;
     struct batch *open[BATCHES_OPEN];
 
@@ -256,7 +256,7 @@ static void begin(struct part *part)
     const struct cr__slab *slab = &part->worker->records;
     part->begun = true;
     part->chunk = slab->chunks;
-    part->at = (char *)slab->chunks + CR__SLAB_HEADER_BYTES;
+    part->at = slab->chunks ? cr__chunk_begin(slab->chunks) : NULL;
     part->end = slab->fresh;
 }
 
@@ -266,8 +266,8 @@ static struct cr__record *next_record(struct part *part)
     while (part->chunk && part->at == part->end) {
         part->chunk = part->chunk->next;
         if (part->chunk) {
-            part->at = (char *)part->chunk + CR__SLAB_HEADER_BYTES;
-            part->end = part->chunk->used_end;
+            part->at = cr__chunk_begin(part->chunk);
+            part->end = part->chunk->fresh;
         }
     }
     if (!part->chunk)

@@ -403,8 +403,9 @@ static int poll_for(struct cr__worker *w, int64_t timeout_ns)
 static int sleep_until_something(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
-    for (int i = 0; i < CR__FLUSHED && w->flushed[i]; i++)
-        cr__slab_flush(w->flushed[i]);
+    for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
+        cr__slab_flush(slab);
+    cr__images_flush(&w->images);
     if (!fall_asleep(w))
         return poll_for(w, 0);
     int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, cr__wheel_next(&w->wheel, w->now_ns));
@@ -507,7 +508,8 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     w->loop.tsan_fiber = self->current->tsan_fiber;
 #endif
     cr__slab_init(&w->records, sizeof(struct cr__record), CR__MEM_RECORDS);
-    cr__worker_flushes(w, &w->records);
+    cr__worker_keeps(w, &w->records);
+    cr__images_init(&w->images);
     cr__pool_worker_init(w);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes / s->count);
@@ -520,13 +522,10 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     self->current = &w->loop;
 }
 
-void cr__worker_flushes(struct cr__worker *w, struct cr__slab *slab)
+void cr__worker_keeps(struct cr__worker *w, struct cr__slab *slab)
 {
-    int i = 0;
-    while (w->flushed[i])
-        i++;
-    CR__ASSERT(i < CR__FLUSHED);
-    w->flushed[i] = slab;
+    slab->next = w->slabs;
+    w->slabs = slab;
 }
 
 static void drop(void *object, void *arg)
@@ -547,6 +546,7 @@ void cr__worker_fini(struct cr__worker *w)
     struct cr__self *self = cr__self_here();
     cr__slab_fini(&w->records);
     cr__slab_fini(&w->jobs);
+    cr__images_fini(&w->images);
     cr__stack_pool_fini(&w->stacks);
     self->worker = NULL;
     self->current = w->outside;

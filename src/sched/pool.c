@@ -61,7 +61,7 @@ void cr__pool_fini(struct cr__pool *pool)
 void cr__pool_worker_init(struct cr__worker *worker)
 {
     cr__slab_init(&worker->jobs, cr__round_up(sizeof(struct job), 16), CR__MEM_OTHER);
-    cr__worker_flushes(worker, &worker->jobs);
+    cr__worker_keeps(worker, &worker->jobs);
 }
 
 /* ---- A thread ----------------------------------------------------------------------------------------------- */

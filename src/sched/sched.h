@@ -138,8 +138,6 @@ struct cr__post {
     bool promised; /* the runtime does not end before it has been done */
 };
 
-#define CR__FLUSHED 6
-
 enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4, CR__IN_WANDERERS = 8 };
 
 /* Statistics of a worker, which others may read. */
@@ -176,6 +174,7 @@ struct cr__worker {
     /* at spawn and end */
     struct cr__slab records;
     struct cr__slab jobs;        /* the pool's */
+    struct cr__images images;    /* live bytes of stacks that are not on them */
     struct cr__stack_pool stacks;
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;
@@ -199,7 +198,7 @@ struct cr__worker {
     bool used_up;                /* the last one's was */
     _Atomic bool hopeless;       /* when it went to sleep: no timer armed. Read by the last one to go */
     uint32_t random;
-    struct cr__slab *flushed[CR__FLUSHED]; /* slabs whose foreign objects go home before it sleeps */
+    struct cr__slab *slabs;      /* its own, but for the images', linked by next: their foreign objects go home before it sleeps */
     struct cr__post cancel_post;
     struct cr__counters counters;
     _Atomic uint64_t turns;      /* of the loop: who watches sees it move */
@@ -310,8 +309,8 @@ static inline void cr__unlock(struct cr__worker *worker, _Atomic uint8_t *lock)
 /* Makes the calling thread worker number `index`. config has been checked. */
 void cr__worker_init(struct cr__worker *worker, struct cr__sched *sched, unsigned index, const struct cr_config *config);
 
-/* Has a slab of the worker's flushed before it sleeps. */
-void cr__worker_flushes(struct cr__worker *worker, struct cr__slab *slab);
+/* From now on a slab of the worker's is flushed before it sleeps. */
+void cr__worker_keeps(struct cr__worker *worker, struct cr__slab *slab);
 
 /* Drops the coroutines that have not ended: their names and local storage are freed, by destructors that may still close connections. */
 void cr__worker_drop(struct cr__worker *worker);

@@ -1,0 +1,39 @@
+/* Room for byte images: the live bytes of stacks that are not on them. Part of mem.h.
+ *
+ * A slab for each class of sizes: from 32 bytes in steps of 16 up to 512, of 64 up to 1 KiB, then four to a power of two, up to a chunk. What is
+ * larger has no image: its stack stays where it is. A set belongs to one worker; what another worker puts goes home to where it came from. */
+#ifndef CR__IMAGE_H
+#define CR__IMAGE_H
+
+#include "mem/slab.h"
+
+#define CR__IMAGE_MIN_BYTES 32
+#define CR__IMAGE_MAX_BYTES CR__CHUNK_BYTES
+#define CR__IMAGE_CLASSES 71
+
+struct cr__images {
+    uint64_t used[2]; /* classes that have a slab: each gets one when it is first wanted */
+    struct cr__slab classes[CR__IMAGE_CLASSES];
+};
+
+void cr__images_init(struct cr__images *images);
+
+/* Gives everything back, images in use included. Nobody may put any more. */
+void cr__images_fini(struct cr__images *images);
+
+/* Aligned to 16 bytes, whatever was in it before; NULL: no memory, or more than CR__IMAGE_MAX_BYTES. */
+void *cr__image_get(struct cr__images *images, size_t size_bytes);
+
+/* Frees an image, of this set or another worker's. */
+void cr__image_put(struct cr__images *images, void *image);
+
+/* How many bytes it can hold. */
+static inline size_t cr__image_room(const void *image)
+{
+    return cr__slab_of(image)->object_size_bytes;
+}
+
+/* Sends home what came from elsewhere. */
+void cr__images_flush(struct cr__images *images);
+
+#endif
