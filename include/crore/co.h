@@ -48,7 +48,8 @@ CR_API CR_CHECKED int cr_co_create(struct cr_co **out, void *(*fn)(void *value),
  *          returned. NULL passes NULL and drops what comes back
  * Returns 0 when it yielded, 1 when it ended; -EINVAL if it had ended before, -EBUSY if it is
  * running or waits for one that it resumed, -EPERM if it belongs to the scheduler, -ENOMEM if there
- * was no stack for its first run (it stays CR_CO_NEW, and may be resumed again). On an error *value is
+ * was no stack for its first run (it stays CR_CO_NEW, and may be resumed again), or no memory for the bytes of who has to make room on
+ * its shared stack, -EXDEV if that is another thread's. On an error *value is
  * untouched. After a cr_co_yield_to within, the answer is that of whichever coroutine came back. */
 CR_API CR_CHECKED int cr_co_resume(struct cr_co *co, void **value);
 
@@ -70,7 +71,7 @@ CR_API struct cr_co *cr_co_current(void);
 
 /* Ends co's life and gives back its stack, also if it never finished: its frames are dropped, not
  * unwound; destructors of its local storage run (on the caller's stack). NULL is ignored.
- * Returns 0; -EBUSY if it is running; -EPERM if it belongs to the scheduler. */
+ * Returns 0; -EBUSY if it is running; -EPERM if it belongs to the scheduler; -EXDEV if its shared stack is another thread's. */
 CR_API int cr_co_destroy(struct cr_co *co);
 
 /* Coroutine-local storage: one pointer per coroutine and key, for bare and scheduled ones.

@@ -37,6 +37,7 @@ struct cr__self_head {
 };
 
 #define CR__MODE(state, flags) ((uint16_t)((state) | (flags) << 8))
+#define CR__CO_CHECKED (1u << 4) /* a flag: the library looks before each switch */
 #define CR__STATE_SUSPENDED 1
 #define CR__STATE_RUNNING 2
 #define CR__NOTE_ENDED ((uint64_t)1 << 63) /* the sender has ended; the rest: its floating-point control words, 0: not told */
@@ -287,7 +288,7 @@ extern inline __attribute__((gnu_inline, always_inline)) int cr_co_resume(struct
 {
     struct cr__co_head *to = (struct cr__co_head *)co;
     struct cr__self_head *self = (struct cr__self_head *)cr__self_get();
-    if (__builtin_expect(!self || (to->mode & 0xff) != CR__STATE_SUSPENDED, 0)) {
+    if (__builtin_expect(!self || (to->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__STATE_SUSPENDED, 0)) {
         int r = cr__co_resume_any(co, value);
         __asm__ volatile("" : "+r"(r)); /* no tail call: see cr__switch */
         return r;

@@ -38,6 +38,9 @@ struct cr_config {
     unsigned workers;        /* kernel threads that run coroutines, up to CR_WORKERS_MAX. 0: what the environment's CR_WORKERS says, else one for each
                                 processor that the process may use (its affinity, and its cgroup's cpu.max, rounded up) */
     enum cr_policy policy;
+    enum cr_stack_kind stack; /* of coroutines that do not ask for another; CR_STACK_DEFAULT: what the environment's CR_STACK says ("static", "virtual" or
+                                "shared"), else static */
+    unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size; 0: 4 */
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones

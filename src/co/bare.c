@@ -15,13 +15,14 @@ static _Atomic uint32_t last_id;
 struct bare {
     struct cr_co co;
     uint32_t stack_bytes;
+    struct cr__self *home; /* of one with a shared stack: the thread that it is bound to */
 };
 
 int cr_co_create(struct cr_co **out, void *(*fn)(void *), const struct cr_attr *attr)
 {
     unsigned flags;
     uint32_t stack_bytes;
-    if (!fn || cr__attr_check(attr, 0, &flags, &stack_bytes) < 0)
+    if (!fn || cr__attr_check(attr, CR_STACK_STATIC, 0, &flags, &stack_bytes) < 0)
         return -EINVAL;
     struct bare *bare = cr__mem_alloc(sizeof(*bare), CR__MEM_RECORDS);
     if (!bare)
@@ -30,6 +31,8 @@ int cr_co_create(struct cr_co **out, void *(*fn)(void *), const struct cr_attr *
     bare->co.id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
     bare->co.entry = (void (*)(void))fn;
     bare->stack_bytes = stack_bytes;
+    if (cr__co_kind(&bare->co) == CR_STACK_SHARED)
+        bare->co.mode |= CR__MODE(0, CR__CO_CHECKED);
     if (attr && attr->name && cr__co_name_set(&bare->co, attr->name) < 0) {
         cr__mem_free(bare, sizeof(*bare), CR__MEM_RECORDS);
         return -ENOMEM;
@@ -47,15 +50,21 @@ __attribute__((noreturn)) static void run(void *arg, void *value, uint64_t note)
 
     struct cr__self *self = cr__self_get(); /* after the user's code: perhaps another thread */
     cr__co_state_set(co, CR__CO_ENDED);
+    if (cr__co_kind(co) == CR_STACK_SHARED)
+        cr__shared_end(co);
     self->current = co->below;
     note = CR__NOTE_ENDED;
     cr__co_switch(co, co->below, cr__co_own_fpu(co), value, &note);
     cr__panic("coroutine %u was resumed after its end", co->id);
 }
 
+static int shared_prepare(struct bare *bare);
+
 static int prepare(struct cr_co *co)
 {
     struct bare *bare = CR__CONTAINER(co, struct bare, co);
+    if (cr__co_kind(co) == CR_STACK_SHARED)
+        return shared_prepare(bare);
     pthread_mutex_lock(&pool_lock);
     if (!pool_ready) {
         cr__stack_pool_init(&pool, CR__STACK_GUARD_BYTES, 0);
@@ -64,6 +73,47 @@ static int prepare(struct cr_co *co)
     int r = cr__co_prepare(co, &pool, bare->stack_bytes, run);
     pthread_mutex_unlock(&pool_lock);
     return r;
+}
+
+/* What a thread that is no worker needs for shared stacks; it stays as long as the program, since its coroutines may outlive it. */
+struct outside {
+    struct cr__shared shared;
+    struct cr__images images;
+    struct cr__stack_pool pool;
+};
+
+static struct cr__shared *shared_here(struct cr__self *self)
+{
+    if (self->shared)
+        return self->shared;
+    struct outside *outside = cr__mem_alloc(sizeof(*outside), CR__MEM_OTHER);
+    if (!outside)
+        return NULL;
+    cr__images_init(&outside->images);
+    cr__stack_pool_init(&outside->pool, CR__STACK_GUARD_BYTES, 0);
+    cr__shared_init(&outside->shared, &outside->images, &outside->pool, CR__SHARED_STACKS);
+    return self->shared = &outside->shared;
+}
+
+static int shared_prepare(struct bare *bare)
+{
+    struct cr__self *self = cr__self_here();
+    struct cr__shared *shared = shared_here(self);
+    if (!shared)
+        return -ENOMEM;
+    bare->home = self;
+    return cr__shared_start(shared, &bare->co, bare->stack_bytes, run, NULL);
+}
+
+/* Of kinds of stack about which something is to be looked at before each switch. 0; -EXDEV: begun on another thread; -ENOMEM; -EBUSY. */
+static int check_stack(struct cr__self *self, struct cr_co *to)
+{
+    const struct bare *bare = CR__CONTAINER(to, struct bare, co);
+    if (cr__co_kind(to) != CR_STACK_SHARED)
+        return 0;
+    if (bare->home != self)
+        return -EXDEV;
+    return cr__co_flags(to) & CR__CO_AWAY ? cr__shared_reserve(self, to) : 0;
 }
 
 /* Why co can't be switched to now, or 0. */
@@ -87,13 +137,13 @@ CR__COLD static int check_and_prepare(struct cr_co *to)
     int r = check_target(to);
     if (r == 0 && cr__co_state(to) == CR__CO_NEW)
         r = prepare(to);
-    return r;
+    return r == 0 ? check_stack(cr__self_here(), to) : r;
 }
 
 int cr_co_resume(struct cr_co *co, void **value)
 {
     struct cr__self *self = cr__self_here();
-    if (CR__UNLIKELY(cr__co_state(co) != CR__CO_SUSPENDED)) {
+    if (CR__UNLIKELY((co->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED)) {
         int r = check_and_prepare(co);
         if (r < 0)
             return r;
@@ -132,7 +182,7 @@ int cr_co_yield_to(struct cr_co *to, void **value)
     struct cr_co *me = self->current;
     if (to == me)
         return 0;
-    if (CR__UNLIKELY(cr__co_state(to) != CR__CO_SUSPENDED)) {
+    if (CR__UNLIKELY((to->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED)) {
         int r = check_and_prepare(to);
         if (r < 0)
             return r;
@@ -179,8 +229,14 @@ int cr_co_destroy(struct cr_co *co)
     if (cr__co_state(co) > CR__CO_ENDED) /* the runtime's */
         return -EPERM;
     struct bare *bare = CR__CONTAINER(co, struct bare, co);
+    if (bare->home && bare->home != cr__self_here())
+        return -EXDEV;
     cr__co_cold_free(co);
-    if (co->stack.top) {
+    if (bare->home) {
+        cr__san_end(co);
+        if (co->stack.image) /* else it has ended */
+            cr__shared_end(co);
+    } else if (co->stack.top) {
         cr__san_end(co);
         pthread_mutex_lock(&pool_lock);
         cr__stack_put(&pool, co->stack);

@@ -5,14 +5,19 @@
 #include <cpuid.h>
 #endif
 
-int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes)
+int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes)
 {
     static const struct cr_attr zero;
     if (!attr)
         attr = &zero;
-    if (attr->stack > CR_STACK_STATIC || (attr->flags & ~(unsigned)(CR_FPU_SHARED | CR_MIGRATABLE)) != 0)
+    unsigned kind = attr->stack ? attr->stack : default_kind;
+    if (attr->stack > CR_STACK_SHARED || (attr->flags & ~(unsigned)(CR_FPU_SHARED | CR_MIGRATABLE)) != 0)
         return -EINVAL;
-    *flags = attr->flags;
+#ifdef CR__ASAN
+    if (kind == CR_STACK_SHARED) /* it would see bytes of others as variables out of scope */
+        kind = CR_STACK_STATIC;
+#endif
+    *flags = attr->flags | (kind - CR_STACK_STATIC) << CR__CO_KIND_SHIFT;
     *stack_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);
     return *stack_bytes ? 0 : -EINVAL;
 }

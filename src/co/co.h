@@ -16,6 +16,7 @@
 
 #include <crore/co.h>
 
+#include "mem/mem.h"
 #include "stack/stack.h"
 
 /* States beyond those that the inlined calls know. */
@@ -75,6 +76,7 @@ struct cr__self {
     struct cr_co *current;
     void *worker; /* the scheduler's, on its threads; else NULL */
     void *mover;  /* cr__mover_here; NULL: none yet */
+    struct cr__shared *shared; /* for bare coroutines (a worker has its own for the others); NULL: none yet */
     struct cr_co root;
 };
 
@@ -87,8 +89,44 @@ struct cr__self *cr__self_here(void);
 void *cr__mover_here(void);
 void cr__mover_free(void *mover);
 
-/* What a kind of stack does to put a context's live bytes back: returns the sp to go on at, of co, or of who runs instead (then self->current is that one). */
+/* By cr__arch_bring: puts the live bytes of self->current back, and returns its sp. */
 void *cr__co_bring(void);
+
+/* ---- Shared stacks (shared.c) -------------------------------------------------------------------------------- */
+
+#define CR__SHARED_STACKS 4 /* of a size, if nobody says otherwise */
+
+struct cr__shared_set {
+    uint32_t size_bytes;
+    unsigned count;
+    struct cr__shared_stack *turn; /* a ring of all */
+};
+
+/* A thread's. Sets of larger and larger stacks: the first takes all that fit on it. */
+struct cr__shared {
+    struct cr__images *images;
+    struct cr__stack_pool *pool;
+    unsigned count; /* stacks in a set */
+    struct cr__image *spare;
+    struct cr__shared_set sets[4];
+};
+
+void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struct cr__stack_pool *pool, unsigned stacks_count);
+
+/* Gives co a place on a stack of the calling thread's, at least stack_bytes large, and its first context, as cr__co_prepare does; shared: that thread's; word: cr__co_word's. 0 or -ENOMEM. */
+int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, void (*fn)(void *co, void *value, uint64_t note), void *word);
+void cr__shared_end(struct cr_co *co);
+
+/* Before a switch to co, which is away: whoever is on its stack can make room. 0; -ENOMEM; -EBUSY: that one is pinned. */
+int cr__shared_reserve(struct cr__self *self, struct cr_co *co);
+void cr__shared_prefetch(const struct cr_co *co);
+
+/* The running coroutine keeps its place on its stack, though it suspends. */
+void cr__shared_pin(struct cr_co *co);
+void cr__shared_unpin(struct cr_co *co);
+
+/* The live bytes of one that is away, and where they belong. */
+const char *cr__shared_image(const struct cr_co *co, char **sp);
 
 /* Makes a thread whose thread pointer is tp see self as its own (x86-64 FS base, aarch64 TPIDR_EL0, riscv tp). */
 void cr__self_install(void *thread_pointer, struct cr__self *self);
@@ -110,7 +148,7 @@ static inline void cr__co_state_set(struct cr_co *co, unsigned state)
 }
 
 /* Flags beyond those of enum cr_attr_flags, for dumps: of a scheduled one, by the worker whose turn it is. */
-enum { CR__CO_STARVES = 1u << 6, CR__CO_STARTED = 1u << 7 };
+enum { CR__CO_AWAY = 1u << 5, CR__CO_STARVES = 1u << 6, CR__CO_STARTED = 1u << 7 };
 
 static inline void cr__co_flags_set(struct cr_co *co, unsigned flags)
 {
@@ -124,6 +162,18 @@ static inline bool cr__co_started(const struct cr_co *co)
     return (cr__co_flags(co) & CR__CO_STARTED) != 0;
 }
 
+/* Whether it has begun, and is on its stack: who switches to it has nothing to prepare. */
+static inline bool cr__co_in_place(const struct cr_co *co)
+{
+    return (cr__co_flags(co) & (CR__CO_STARTED | CR__CO_AWAY)) == CR__CO_STARTED;
+}
+
+static inline void cr__co_away_set(struct cr_co *co, bool away)
+{
+    unsigned flags = cr__co_flags(co) & ~(unsigned)CR__CO_AWAY;
+    __atomic_store_n(&co->mode, CR__MODE(cr__co_state(co), flags | (away ? CR__CO_AWAY : 0u)), __ATOMIC_RELAXED);
+}
+
 /* The kind of its stack, of enum cr_stack_kind: two bits of the flags. */
 #define CR__CO_KIND_SHIFT 2
 #define CR__CO_KINDS (3u << CR__CO_KIND_SHIFT)
@@ -134,7 +184,7 @@ static inline unsigned cr__co_kind(const struct cr_co *co)
 }
 
 /* What a coroutine's attributes say, checked. 0 or -EINVAL. */
-int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes);
+int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes);
 
 /* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,

@@ -34,6 +34,7 @@
 #define BUFFERS_OUT_MAX 4096 /* of a worker's, the ring's own included */
 #define LATE_MAX 4
 #define TRANSFER_MAX (1u << 30)
+#define BOUNCED_MAX ((size_t)64 << 10) /* of what lies on a shared stack */
 #define EDGES (POLLIN | POLLOUT | POLLRDHUP | POLLPRI)
 
 enum kind { BOTH, WATCH, RECEIVE, ACCEPT, ONCE_IN, OUT_ONLY, FILED, SENT, KINDS };
@@ -327,17 +328,23 @@ static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd
                         int64_t offset)
 {
     struct poller *poller = worker->poller;
+    size_t most = cr__on_shared_stack(me, buf) ? BOUNCED_MAX : TRANSFER_MAX;
+    unsigned size = (unsigned)(size_bytes < most ? size_bytes : most);
+    void *memory = cr__bounce_begin(worker, me, buf, size);
+    if (!memory)
+        return -ENOMEM;
     struct io_uring_sqe *sqe = request(poller);
-    unsigned size = size_bytes < TRANSFER_MAX ? (unsigned)size_bytes : TRANSFER_MAX;
     if (d == CR__IN)
-        io_uring_prep_read(sqe, fd, buf, size, (uint64_t)offset);
+        io_uring_prep_read(sqe, fd, memory, size, (uint64_t)offset);
     else
-        io_uring_prep_write(sqe, fd, buf, size, (uint64_t)offset);
+        io_uring_prep_write(sqe, fd, memory, size, (uint64_t)offset);
     sqe->user_data = tag_of(me, 0, FILED);
     poller->under_way++;
     me->node.prev = NULL;
     io_uring_submit(&poller->ring);
-    return await(worker, me, CR__WAIT_BLOCKING, NULL);
+    ssize_t n = await(worker, me, CR__WAIT_BLOCKING, NULL);
+    cr__bounce_end(memory, buf, d == CR__IN && n > 0 ? (size_t)n : 0);
+    return n;
 }
 
 /* Goes out with the next turn, in one call with all others'. It is done by then: MSG_DONTWAIT. Only what failed, or was cut, tells (MSG_WAITALL makes the latter a
@@ -345,8 +352,8 @@ static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd
 static ssize_t send_later(struct cr__worker *worker, struct cr__record *me, struct cr__pollable *p, const void *buf, size_t size_bytes)
 {
     struct poller *poller = worker->poller;
-    if (!worker->ready.head && !poller->senders)
-        return -EOPNOTSUPP; /* alone, a send of its own is as good */
+    if ((!worker->ready.head && !poller->senders) || cr__on_shared_stack(me, buf))
+        return -EOPNOTSUPP; /* alone, a send of its own is as good; and what lies on a shared stack goes before we leave that */
     struct io_uring_sqe *sqe = request(poller);
     size_t size = size_bytes < TRANSFER_MAX ? size_bytes : TRANSFER_MAX;
     io_uring_prep_send(sqe, p->fd, buf, size, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL);

@@ -17,6 +17,7 @@
 #include "sched/monitor.h"
 
 #define MAX_GUARD_BYTES ((size_t)1 << 20)
+#define MAX_SHARED_STACKS 1024
 
 struct cr_rt {
     struct cr__sched sched; /* first: cr__sched_of */
@@ -41,7 +42,7 @@ struct cr_rt *cr__rt_of(struct cr__sched *sched)
 
 static int check_config(const struct cr_config *config)
 {
-    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->poller <= CR_POLLER_URING && cr__stack_size(config->stack_size_bytes) != 0 &&
+    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->stack <= CR_STACK_SHARED && config->shared_stacks <= MAX_SHARED_STACKS && config->poller <= CR_POLLER_URING && cr__stack_size(config->stack_size_bytes) != 0 &&
                 config->guard_size_bytes % 4096 == 0 && config->guard_size_bytes <= MAX_GUARD_BYTES &&
                 config->report_fd >= 0 && (config->flags & ~(unsigned)CR_NO_SIGQUIT) == 0;
     return good ? 0 : -EINVAL;
@@ -90,6 +91,24 @@ static int choose_poller(struct cr_config *config)
         config->poller = strcmp(wish, "uring") == 0 ? CR_POLLER_URING : CR_POLLER_EPOLL;
     }
     return 0;
+}
+
+/* And for the kind of stack. */
+static int choose_stack(struct cr_config *config)
+{
+    static const char *const names[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
+    const char *wish = getenv("CR_STACK");
+    if (config->stack != CR_STACK_DEFAULT)
+        return 0;
+    config->stack = CR_STACK_STATIC;
+    if (!wish || !*wish)
+        return 0;
+    for (config->stack = CR_STACK_STATIC; config->stack <= CR_STACK_SHARED; config->stack++) {
+        if (strcmp(wish, names[config->stack]) == 0)
+            return 0;
+    }
+    fprintf(stderr, "crore: CR_STACK=%s: static, virtual or shared is meant\n", wish);
+    return -EINVAL;
 }
 
 /* ---- A worker's life ---------------------------------------------------------------------------------------- */
@@ -265,6 +284,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         r = choose_workers(&rt->config, &rt->sched.count);
     if (r == 0)
         r = choose_poller(&rt->config);
+    if (r == 0)
+        r = choose_stack(&rt->config);
     rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
     rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);
     rt->sched.report_fd = rt->config.report_fd ? rt->config.report_fd : STDERR_FILENO;

@@ -18,6 +18,7 @@
 #define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
 #define AGE_NS (5 * CR_MS)            /* what has not started waits no longer for a turn, however much is spawned after it */
 #define JOURNEY_NS 2000               /* what it costs to go on on another worker: waking that, and fetching what is in this one's caches */
+#define PUT_OFF_NS CR_MS              /* who lacked memory, or a stack that is pinned, tries again */
 #define SEARCH_ROUNDS 16
 #define SEARCH_PAUSES 32 /* between two rounds */
 
@@ -332,7 +333,7 @@ void cr__worker_drain(struct cr__worker *w)
 static bool fall_asleep(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
-    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0, memory_order_relaxed);
+    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && !w->put_off.head, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
     /* sequentially consistent: who adds something to a ring now sees us, or we see it */
@@ -408,12 +409,23 @@ static int sleep_until_something(struct cr__worker *w)
     cr__images_flush(&w->images);
     if (!fall_asleep(w))
         return poll_for(w, 0);
-    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, cr__wheel_next(&w->wheel, w->now_ns));
+    int64_t timeout_ns = cr__wheel_next(&w->wheel, w->now_ns);
+    if (CR__UNLIKELY(w->put_off.head != NULL) && (timeout_ns < 0 || timeout_ns > PUT_OFF_NS))
+        timeout_ns = PUT_OFF_NS;
+    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, timeout_ns);
     (void)!cr__inbox_rouse(&w->inbox); /* if a timer woke us: nobody shall take us for asleep, and wake us instead of another one */
     atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
     atomic_store_explicit(&s->waking, false, memory_order_relaxed);
     tick(w);
     return r;
+}
+
+/* Those that lacked something to go on. */
+static void try_again(struct cr__worker *w)
+{
+    w->put_off_ns = w->now_ns;
+    while (w->put_off.head)
+        cr__queue_push(&w->ready, cr__queue_pop(&w->put_off));
 }
 
 /* What has gathered since the last turn. */
@@ -427,7 +439,9 @@ static void house_keeping(struct cr__worker *w)
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0))
         atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
-    if (CR__UNLIKELY(w->starving > 0) && cr__stack_take_returned(&w->stacks)) {
+    if (CR__UNLIKELY(w->put_off.head != NULL) && w->now_ns - w->put_off_ns > PUT_OFF_NS)
+        try_again(w);
+    if (CR__UNLIKELY(w->starving > 0) && (cr__stack_take_returned(&w->stacks) | cr__stack_take_returned(&w->virtuals))) {
         while (w->starving > 0)
             cr__feed(w, 0);
     }
@@ -500,6 +514,7 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     w->random = 2463534242u + index;
     w->chain = config->policy != CR_POLICY_STAR;
     w->chain_budget = FIRST_CHAIN_BUDGET;
+    w->default_kind = config->stack;
     w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
     w->outside = self->current; /* a bare coroutine, perhaps */
     w->loop.mode = CR__MODE(CR__CO_ROOT, 0);
@@ -515,7 +530,11 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
                         config->max_stacks_bytes / s->count);
     w->now_ns = cr__os_now_ns();
     cr__wheel_init(&w->wheel, w->now_ns);
+    cr__stack_pool_init(&w->virtuals, w->stacks.guard_bytes, w->stacks.max_bytes);
+    w->stacks.owner = w->virtuals.owner = w;
+    cr__shared_init(&w->shared, &w->images, &w->stacks, config->shared_stacks ? config->shared_stacks : CR__SHARED_STACKS);
     cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
+    cr__stack_class(&w->virtuals, w->default_stack_bytes);
     w->self = self;
     w->tid = cr__os_tid();
     self->worker = w;
@@ -548,6 +567,7 @@ void cr__worker_fini(struct cr__worker *w)
     cr__slab_fini(&w->jobs);
     cr__images_fini(&w->images);
     cr__stack_pool_fini(&w->stacks);
+    cr__stack_pool_fini(&w->virtuals);
     self->worker = NULL;
     self->current = w->outside;
 }

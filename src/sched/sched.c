@@ -14,6 +14,12 @@ static inline bool migrates(const struct cr__worker *w, const struct cr_co *co)
     return (cr__co_flags(co) & CR_MIGRATABLE) != 0 && !w->alone;
 }
 
+/* Of the worker that it is on. */
+static inline struct cr__stack_pool *pool_of(struct cr__worker *w, const struct cr_co *co)
+{
+    return cr__co_kind(co) == CR_STACK_VIRTUAL ? &w->virtuals : &w->stacks;
+}
+
 /* ---- What is ready ------------------------------------------------------------------------------------------ */
 
 /* No room: the older half goes to the runtime's injection queue, as one batch. */
@@ -133,7 +139,7 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     (void)value;
     cr__co_arrive(&me->co, note);
     void **word = cr__co_word(&me->co), *user_arg = *word;
-    *word = &cr__worker_here()->stacks; /* where the stack comes from: it may end elsewhere */
+    *word = pool_of(cr__worker_here(), &me->co); /* where the stack comes from: it may end elsewhere */
     ((void (*)(void *))me->co.entry)(user_arg);
     if (CR__UNLIKELY(!cr__worker_here()))
         cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
@@ -141,12 +147,29 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     __builtin_unreachable();
 }
 
+/* One that has begun and is not on its stack: whether it can be put there. Else it gets its turn later. */
+static CR__NOINLINE bool prepare_away(struct cr__worker *w, struct cr__record *record)
+{
+    if (CR__LIKELY(cr__shared_reserve(w->self, &record->co) == 0))
+        return true;
+    cr__queue_push(&w->put_off, &record->co);
+    return false;
+}
+
 /* Gives a coroutine whose turn has come for the first time its stack; if there is none, it waits for one. */
 static bool start(struct cr__worker *w, struct cr__record *record)
 {
     void *arg = record->co.sp;
     uint32_t stack_bytes = record->co.stack.size_bytes;
-    if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, stack_bytes, run_record) == 0)) {
+    if (cr__co_kind(&record->co) == CR_STACK_SHARED) {
+        if (cr__shared_start(&w->shared, &record->co, stack_bytes, run_record, arg) == 0) {
+            cr__co_flags_set(&record->co, CR__CO_STARTED);
+            return prepare_away(w, record);
+        }
+        cr__queue_push(&w->put_off, &record->co);
+        return false;
+    }
+    if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
         *cr__co_word(&record->co) = arg;
         cr__co_flags_set(&record->co, CR__CO_STARTED);
         return true;
@@ -165,6 +188,12 @@ static inline void prefetch(const struct cr_co *after, int stack_lines)
 {
     for (int i = 0; i < stack_lines; i++)
         __builtin_prefetch((char *)after->sp + i * CR__CACHE_LINE);
+    __builtin_prefetch(after->next);
+}
+
+static inline void prefetch_away(const struct cr_co *after)
+{
+    cr__shared_prefetch(after);
     __builtin_prefetch(after->next);
 }
 
@@ -329,6 +358,11 @@ static CR__NOINLINE struct cr_co *take_elsewhere(struct cr__worker *w)
     return co || !w->next ? co : take_next(w);
 }
 
+static bool prepare_record(struct cr__worker *w, struct cr__record *record)
+{
+    return cr__co_started(&record->co) ? prepare_away(w, record) : start(w, record);
+}
+
 /* Takes the next ready coroutine that has, or gets, a stack. */
 static inline struct cr__record *take_ready(struct cr__worker *w)
 {
@@ -347,9 +381,13 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
             co = cr__queue_pop(&w->ready);
         }
         struct cr_co *after = w->ready.head;
-        if (CR__LIKELY(after != NULL) && CR__LIKELY(cr__co_started(after)))
-            prefetch(after, PARKED_LINES);
-        if (CR__LIKELY(cr__co_started(co)) || CR__LIKELY(start(w, cr__record_of(co))))
+        if (CR__LIKELY(after != NULL)) {
+            if (CR__LIKELY(cr__co_in_place(after)))
+                prefetch(after, PARKED_LINES);
+            else if (cr__co_started(after))
+                prefetch_away(after);
+        }
+        if (CR__LIKELY(cr__co_in_place(co)) || CR__LIKELY(prepare_record(w, cr__record_of(co))))
             return cr__record_of(co);
     }
 }
@@ -420,8 +458,8 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
 {
     if (!w->last_stack.top)
         return;
-    struct cr__worker *home = CR__CONTAINER(w->last_stack_home, struct cr__worker, stacks);
-    cr__stack_put_remote(&home->stacks, w->last_stack);
+    struct cr__worker *home = w->last_stack_home->owner;
+    cr__stack_put_remote(w->last_stack_home, w->last_stack);
     w->last_stack.top = NULL;
     atomic_thread_fence(memory_order_seq_cst); /* see house_keeping */
     if (atomic_load_explicit(&home->starving, memory_order_relaxed) > 0)
@@ -432,9 +470,13 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
  * waits until we have. */
 static void put_stack(struct cr__worker *w, struct cr__record *me)
 {
+    if (CR__UNLIKELY(cr__co_kind(&me->co) == CR_STACK_SHARED)) {
+        cr__shared_end(&me->co);
+        return;
+    }
     struct cr__stack_pool *home = *cr__co_word(&me->co);
-    if (CR__LIKELY(home == &w->stacks)) {
-        cr__stack_put(&w->stacks, me->co.stack);
+    if (CR__LIKELY(home == pool_of(w, &me->co))) {
+        cr__stack_put(home, me->co.stack);
         if (CR__UNLIKELY(w->starving > 0))
             cr__feed(w, cr__stack_class(&w->stacks, me->co.stack.size_bytes));
         return;
@@ -534,7 +576,7 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
 {
     unsigned flags;
     uint32_t stack_bytes;
-    if (!fn || cr__attr_check(attr, w->default_stack_bytes, &flags, &stack_bytes) < 0)
+    if (!fn || cr__attr_check(attr, w->default_kind, w->default_stack_bytes, &flags, &stack_bytes) < 0)
         return -EINVAL;
     if (!cr__stack_fits(&w->stacks, stack_bytes))
         return -EINVAL;
@@ -758,7 +800,7 @@ struct cr__leave cr__yield_begin(void)
         return yield_here();
     struct cr_co *me = self->current, *to = w->ready.head;
     int budget = budget_of(w);
-    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!cr__co_started(to)) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
+    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!cr__co_in_place(to)) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
         CR__UNLIKELY((me->mode & CR__MODE(0xff, CR_MIGRATABLE)) != CR__CO_SCHEDULED))
         return yield_here();
     budget_set(w, budget - 1);

@@ -175,7 +175,9 @@ struct cr__worker {
     struct cr__slab records;
     struct cr__slab jobs;        /* the pool's */
     struct cr__images images;    /* live bytes of stacks that are not on them */
-    struct cr__stack_pool stacks;
+    struct cr__stack_pool stacks, virtuals;
+    struct cr__shared shared;
+    struct cr__queue put_off;    /* what they need to get back onto their stacks is lacking: with the next turn of the loop, or a bit later */
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;
     struct cr__queue starved[CR__STACK_CLASSES]; /* started in their turn, and no stack of that class was left */
@@ -183,9 +185,11 @@ struct cr__worker {
     int64_t live;                /* spawned minus ended here, since it was last added to the runtime's */
     uint32_t last_id;
     uint32_t default_stack_bytes;
+    enum cr_stack_kind default_kind;
 
     /* at each turn of the loop */
     int64_t now_ns;              /* when the loop last looked at the clock */
+    int64_t put_off_ns;          /* when those put off last tried again */
     int64_t aged_ns;             /* when it last moved what had not started (cr__age) */
     struct cr__wheel wheel;
     const struct cr__poller_ops *poller_ops;
@@ -464,6 +468,30 @@ static inline void cr__breathe(struct cr__worker *worker)
 {
     if (CR__UNLIKELY(--worker->io_budget <= 0))
         cr_yield();
+}
+
+/* ---- What lies on shared stacks (bounce.c) ------------------------------------------------------------------- */
+
+static inline bool cr__on_shared_stack(const struct cr__record *me, const void *buf)
+{
+    return CR__UNLIKELY(cr__co_kind(&me->co) == CR_STACK_SHARED) && (const char *)buf < me->co.stack.top &&
+           (const char *)buf >= cr__stack_low(me->co.stack);
+}
+
+/* Of the running coroutine, before it waits: buf, or, where others must not write to or read from that, a copy of it; NULL: no memory. When it has
+ * waited: _end, which copies size_bytes back. */
+void *cr__bounce_copy(struct cr__worker *worker, const void *buf, size_t size_bytes);
+void cr__bounce_back(void *copy, void *buf, size_t size_bytes);
+
+static inline void *cr__bounce_begin(struct cr__worker *worker, const struct cr__record *me, const void *buf, size_t size_bytes)
+{
+    return cr__on_shared_stack(me, buf) ? cr__bounce_copy(worker, buf, size_bytes) : (void *)buf;
+}
+
+static inline void cr__bounce_end(void *bounced, const void *buf, size_t size_bytes)
+{
+    if (CR__UNLIKELY(bounced != buf))
+        cr__bounce_back(bounced, (void *)buf, size_bytes);
 }
 
 /* ---- What is told of coroutines (tally.c, report.c, dump.c, monitor.c) -------------------------------------- */

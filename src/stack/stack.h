@@ -49,6 +49,7 @@ struct cr__stack_pool {
     struct cr__stack_class classes[CR__STACK_CLASSES];
     struct cr__stack_chunk *chunks;
     size_t guard_bytes;
+    void *owner; /* whose pool it is */
     size_t bytes, max_bytes; /* address space taken, and its bound (0: none) */
     _Atomic(char *) returned; /* tops of stacks that another thread has put: multi producer, single consumer */
 };

@@ -213,14 +213,22 @@ int cr__chan_recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
 __attribute__((always_inline)) static inline int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op,
                                                           void *item, int64_t deadline_ns)
 {
-    *cr__record_value(me) = item;
+    void *value = *cr__record_value(me) = cr__bounce_begin(w, me, item, chan->item_size_bytes);
+    size_t received_bytes = op == CR_RECV ? chan->item_size_bytes : 0; /* before it may be gone */
+    if (CR__UNLIKELY(!value && item)) {
+        cr__unlock(w, cr__spin_of(&chan->spin));
+        return -ENOMEM;
+    }
     int r = cr__wait_begin(w, me, op == CR_SEND ? CR__WAIT_SEND : CR__WAIT_RECV, chan, deadline_ns);
     if (r == 0)
         cr__waiters_push(cr__chan_queue(chan, op), &me->node);
     cr__unlock(w, cr__spin_of(&chan->spin));
-    if (r < 0)
+    if (r < 0) {
+        cr__bounce_end(value, item, 0);
         return r;
+    }
     r = cr__wait_suspend_here(w, me, deadline_ns);
+    cr__bounce_end(value, item, received_bytes);
     if (CR__LIKELY(r == 0))
         return 0;
     if (r == -EBADF)

@@ -19,6 +19,7 @@ struct cr__select_node {
     struct cr__wait_node node;
     void *value;
     int index;
+    uint32_t received_bytes; /* copied back to the case's item if that is not `value` */
 };
 
 #define CR__WOULD_WAIT 1

@@ -52,6 +52,12 @@ static int try_all(struct cr__worker *w, struct cr_case *cases, int count)
     return -EAGAIN;
 }
 
+static void values_end(struct cr__select_node *nodes, const struct cr_case *cases, int count, int won)
+{
+    for (int i = 0; i < count; i++)
+        cr__bounce_end(nodes[i].value, cases[i].item, i == won ? nodes[i].received_bytes : 0);
+}
+
 static int make_nodes(struct cr__record *me, int count, struct cr__extra **out)
 {
     struct cr__extra *extra = *out = cr__extra_of(&me->co);
@@ -66,6 +72,21 @@ static int make_nodes(struct cr__record *me, int count, struct cr__extra **out)
     extra->cases = nodes;
     extra->case_count = count;
     return 0;
+}
+
+/* What the waker reads from, and writes to. False: no memory. */
+static bool values_begin(struct cr__worker *w, struct cr__record *me, struct cr__select_node *nodes, const struct cr_case *cases, int count)
+{
+    for (int i = 0; i < count; i++) {
+        size_t bytes = cases[i].chan ? cases[i].chan->item_size_bytes : 0;
+        nodes[i].received_bytes = cases[i].op == CR_RECV ? (uint32_t)bytes : 0;
+        nodes[i].value = cases[i].chan ? cr__bounce_begin(w, me, cases[i].item, bytes) : cases[i].item;
+        if (CR__UNLIKELY(!nodes[i].value && cases[i].item)) {
+            values_end(nodes, cases, i, -1);
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Puts a node into the case's queue. False: the case is possible, or was. */
@@ -92,23 +113,30 @@ static void delist(struct cr__worker *w, struct cr_case *cases, struct cr__selec
 static int wait_for_one(struct cr__worker *w, struct cr__record *me, struct cr__extra *extra, struct cr_case *cases, int count,
                         int64_t deadline_ns)
 {
+    if (!values_begin(w, me, extra->cases, cases, count))
+        return -ENOMEM;
     int r = cr__wait_begin(w, me, CR__WAIT_SELECT, extra, deadline_ns), enlisted = 0;
-    if (r < 0)
+    if (r < 0) {
+        values_end(extra->cases, cases, count, -1);
         return r;
+    }
     bool waits = true;
     while (enlisted < count) {
         struct cr__select_node *node = &extra->cases[enlisted];
-        *node = (struct cr__select_node){.node.object = (uintptr_t)me | 1, .value = cases[enlisted].item, .index = enlisted};
+        node->node = (struct cr__wait_node){.object = (uintptr_t)me | 1};
+        node->index = enlisted;
         if (cases[enlisted].chan && !(waits = enlist(w, me, &cases[enlisted], node)))
             break;
         enlisted++;
     }
     if (!waits && cr__park_abandon(&me->word, w->alone)) {
         delist(w, cases, extra->cases, enlisted, -1);
+        values_end(extra->cases, cases, count, -1);
         return -EAGAIN;
     }
     r = cr__wait_suspend(w, me, deadline_ns);
     delist(cr__worker_here(), cases, extra->cases, enlisted, r < 0 ? -1 : extra->case_won);
+    values_end(extra->cases, cases, count, r < 0 ? -1 : extra->case_won);
     if (r < 0)
         return r;
     cases[extra->case_won].result = extra->case_result;

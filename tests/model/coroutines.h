@@ -52,6 +52,23 @@ static inline void time_out(int thread)
         model_unpark(thread);
 }
 
+/* Nobody's stack is shared. */
+char *cr__stack_low(struct cr__stack stack)
+{
+    return stack.top;
+}
+
+void *cr__bounce_copy(struct cr__worker *w, const void *buf, size_t size_bytes)
+{
+    (void)w, (void)buf, (void)size_bytes;
+    return NULL;
+}
+
+void cr__bounce_back(void *copy, void *buf, size_t size_bytes)
+{
+    (void)copy, (void)buf, (void)size_bytes;
+}
+
 /* No switch, but a park, between the two. */
 struct cr__hop cr__wait_leave(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
 {

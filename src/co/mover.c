@@ -1,4 +1,4 @@
-/* Contexts whose live bytes are not on their stack: the mover's stack, and the choice of what puts them back. co.h tells how a switch gets here.
+/* The mover's stack, on which live bytes of stacks are moved. co.h tells how a switch gets here.
  *
  * A stack of its own is needed since those bytes may belong where the one that is left still stands. It holds one call at a time, and nothing between two. */
 #include "co/co.h"
@@ -27,10 +27,4 @@ void cr__mover_free(void *mover)
 {
     if (mover)
         cr__mem_unmap((char *)mover + 16 - MOVER_BYTES - GUARD_BYTES, GUARD_BYTES + MOVER_BYTES, CR__MEM_STACKS);
-}
-
-void *cr__co_bring(void)
-{
-    struct cr_co *co = cr__self_get()->current;
-    cr__panic("coroutine %u is not on its stack, and its kind of stack, %u, knows no other place", co->id, cr__co_kind(co));
 }
