@@ -32,6 +32,12 @@ int cr__os_unmap(void *addr, size_t size_bytes)
 
 #endif
 
+int cr__os_remap(void *addr, size_t size_bytes, int protection)
+{
+    long r = cr__syscall6(SYS_mmap, (long)addr, (long)size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return r == (long)addr ? 0 : (int)r;
+}
+
 int cr__os_protect(void *addr, size_t size_bytes, int protection)
 {
     return (int)cr__syscall3(SYS_mprotect, addr, size_bytes, protection);

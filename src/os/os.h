@@ -21,6 +21,7 @@
 
 #ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
 #define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
 #endif
 
 /* Monotonic nanoseconds. */
@@ -41,6 +42,19 @@ void *cr__os_map(size_t size_bytes, int protection);
 int cr__os_unmap(void *addr, size_t size_bytes);
 int cr__os_protect(void *addr, size_t size_bytes, int protection);
 int cr__os_advise(void *addr, size_t size_bytes, int advice);
+
+/* The same addresses, untouched again, without their page tables. */
+int cr__os_remap(void *addr, size_t size_bytes, int protection);
+
+static inline int cr__os_userfaultfd(int flags)
+{
+    return (int)cr__syscall1(SYS_userfaultfd, flags);
+}
+
+static inline int cr__os_ioctl(int fd, unsigned long what, void *arg)
+{
+    return (int)cr__syscall3(SYS_ioctl, fd, what, arg);
+}
 
 /* Has the kernel write 16 bytes at addr: 0, or -EFAULT where the program itself would fault. */
 static inline int cr__os_probe_write(void *addr)

@@ -18,6 +18,7 @@
 #define POLL_INTERVAL_NS (100 * 1000) /* how long a chain should run between two looks at the poller */
 #define AGE_NS (5 * CR_MS)            /* what has not started waits no longer for a turn, however much is spawned after it */
 #define JOURNEY_NS 2000               /* what it costs to go on on another worker: waking that, and fetching what is in this one's caches */
+#define FREEZE_AFTER_NS CR_SEC
 #define PUT_OFF_NS CR_MS              /* who lacked memory, or a stack that is pinned, tries again */
 #define SEARCH_ROUNDS 16
 #define SEARCH_PAUSES 32 /* between two rounds */
@@ -410,6 +411,8 @@ static int sleep_until_something(struct cr__worker *w)
     if (!fall_asleep(w))
         return poll_for(w, 0);
     int64_t timeout_ns = cr__wheel_next(&w->wheel, w->now_ns);
+    if (CR__UNLIKELY(w->on_virtual > w->frozen) && w->freeze_after_ns >= 0)
+        timeout_ns = cr__freezer_timeout(w, timeout_ns);
     if (CR__UNLIKELY(w->put_off.head != NULL) && (timeout_ns < 0 || timeout_ns > PUT_OFF_NS))
         timeout_ns = PUT_OFF_NS;
     int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, timeout_ns);
@@ -439,6 +442,8 @@ static void house_keeping(struct cr__worker *w)
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0))
         atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
+    if (CR__UNLIKELY(w->on_virtual > w->frozen) && w->freeze_after_ns >= 0)
+        cr__freezer_turn(w);
     if (CR__UNLIKELY(w->put_off.head != NULL) && w->now_ns - w->put_off_ns > PUT_OFF_NS)
         try_again(w);
     if (CR__UNLIKELY(w->starving > 0) && (cr__stack_take_returned(&w->stacks) | cr__stack_take_returned(&w->virtuals))) {
@@ -532,6 +537,8 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     cr__wheel_init(&w->wheel, w->now_ns);
     cr__stack_pool_init(&w->virtuals, w->stacks.guard_bytes, w->stacks.max_bytes);
     w->stacks.owner = w->virtuals.owner = w;
+    w->virtuals.is_virtual = true;
+    w->freeze_after_ns = config->freeze_after_ns ? config->freeze_after_ns : FREEZE_AFTER_NS;
     cr__shared_init(&w->shared, &w->images, &w->stacks, config->shared_stacks ? config->shared_stacks : CR__SHARED_STACKS);
     cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
     cr__stack_class(&w->virtuals, w->default_stack_bytes);

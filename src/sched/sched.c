@@ -150,7 +150,7 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
 /* One that has begun and is not on its stack: whether it can be put there. Else it gets its turn later. */
 static CR__NOINLINE bool prepare_away(struct cr__worker *w, struct cr__record *record)
 {
-    if (CR__LIKELY(cr__shared_reserve(w->self, &record->co) == 0))
+    if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL ? cr__freezer_thaw(w, record) == 0 : CR__LIKELY(cr__shared_reserve(w->self, &record->co) == 0))
         return true;
     cr__queue_push(&w->put_off, &record->co);
     return false;
@@ -172,6 +172,8 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
         *cr__co_word(&record->co) = arg;
         cr__co_flags_set(&record->co, CR__CO_STARTED);
+        if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL)
+            cr__freezer_owns(w, record, true);
         return true;
     }
     cr__count(&w->counters.stack_waits, 1);
@@ -193,7 +195,8 @@ static inline void prefetch(const struct cr_co *after, int stack_lines)
 
 static inline void prefetch_away(const struct cr_co *after)
 {
-    cr__shared_prefetch(after);
+    if (cr__co_kind(after) == CR_STACK_SHARED)
+        cr__shared_prefetch(after);
     __builtin_prefetch(after->next);
 }
 
@@ -475,6 +478,8 @@ static void put_stack(struct cr__worker *w, struct cr__record *me)
         return;
     }
     struct cr__stack_pool *home = *cr__co_word(&me->co);
+    if (cr__co_kind(&me->co) == CR_STACK_VIRTUAL)
+        cr__freezer_owns(w, me, false);
     if (CR__LIKELY(home == pool_of(w, &me->co))) {
         cr__stack_put(home, me->co.stack);
         if (CR__UNLIKELY(w->starving > 0))

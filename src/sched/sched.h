@@ -177,6 +177,13 @@ struct cr__worker {
     struct cr__images images;    /* live bytes of stacks that are not on them */
     struct cr__stack_pool stacks, virtuals;
     struct cr__shared shared;
+    int64_t freeze_after_ns;     /* negative: never */
+    bool freezer_begun;
+    int64_t round_ns;            /* when the freezer's hand last came round */
+    struct cr__stack_chunk *hand; /* where it is; NULL: at the beginning */
+    uint32_t hand_at;
+    uint32_t frozen;             /* how many of its coroutines are */
+    uint32_t on_virtual;         /* how many have a virtual stack */
     struct cr__queue put_off;    /* what they need to get back onto their stacks is lacking: with the next turn of the loop, or a bit later */
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;
@@ -230,6 +237,7 @@ struct cr__sched {
     sigset_t program_mask;       /* the signals that the program blocks itself: rt's */
     bool stoppable;              /* from another thread: then there is always something that may still come */
     int64_t slow_ns;             /* negative: nobody is told of slow coroutines */
+    _Atomic bool told_not_frozen;
     bool tells_at_quit;          /* SIGQUIT has it write a dump */
     struct cr__watch *watch;     /* who looks at it from outside; NULL: nobody yet. This and what follows: monitor.c's, under its lock */
     bool watched;

@@ -33,4 +33,18 @@ static inline void cr__sched_offer(struct cr__sched *sched)
         cr__sched_wake_one(sched);
 }
 
+/* ---- Freezing (freezer.c) ------------------------------------------------------------------------------------- */
+
+/* At a turn of the loop: looks at some of the worker's virtual stacks. */
+void cr__freezer_turn(struct cr__worker *w);
+
+/* How long a worker with something that may be frozen yet may sleep. */
+int64_t cr__freezer_timeout(const struct cr__worker *w, int64_t timeout_ns);
+
+/* Its coroutine is about to go on. 0 or -ENOMEM. */
+int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record);
+
+/* Its coroutine has taken its virtual stack, or is about to give it back. */
+void cr__freezer_owns(struct cr__worker *w, struct cr__record *record, bool owns);
+
 #endif

@@ -55,6 +55,9 @@ static void pass_on(int signo, siginfo_t *info, void *ucontext)
 static void on_fault(int signo, siginfo_t *info, void *ucontext)
 {
     struct cr__stack stack;
+    bool unmapped = signo == SIGSEGV ? info->si_code == SEGV_MAPERR : info->si_code == BUS_ADRERR;
+    if (unmapped && cr__virtual_fault(info->si_addr))
+        return;
     if (info->si_code > 0 && cr__stack_guard_hit(info->si_addr, &stack)) {
         explain(&stack, ucontext);
         abort();

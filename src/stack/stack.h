@@ -22,6 +22,7 @@
 
 #include "arch/arch.h"
 #include "base/base.h"
+#include "stack/virtual.h"
 
 #define CR__STACK_DEFAULT_BYTES (64u * 1024)
 #define CR__STACK_GUARD_BYTES (32u * 1024)
@@ -50,6 +51,7 @@ struct cr__stack_pool {
     struct cr__stack_chunk *chunks;
     size_t guard_bytes;
     void *owner; /* whose pool it is */
+    bool is_virtual;
     size_t bytes, max_bytes; /* address space taken, and its bound (0: none) */
     _Atomic(char *) returned; /* tops of stacks that another thread has put: multi producer, single consumer */
 };
@@ -99,6 +101,14 @@ bool cr__stack_take_returned(struct cr__stack_pool *pool);
 
 /* The lowest usable address. */
 char *cr__stack_low(struct cr__stack stack);
+
+/* Whether guards cost no mapping here; page: one that may serve for trying. */
+bool cr__stack_guards_light(char *page);
+
+/* Of virtual stacks: the one at addr, or the i-th of a chunk, and where it begins and ends; NULL: there is none. The chunks of a pool: NULL first. */
+struct cr__slot *cr__stack_slot(struct cr__stack_chunk *chunk, const void *addr, char **low, char **top);
+struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i, char **low, char **top);
+struct cr__stack_chunk *cr__stack_chunk_next(const struct cr__stack_pool *pool, const struct cr__stack_chunk *after);
 
 /* Whether addr lies in a guard of any pool's; out receives that stack. For the fault handler: async-signal-safe. */
 bool cr__stack_guard_hit(const void *addr, struct cr__stack *out);

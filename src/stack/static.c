@@ -27,6 +27,7 @@ struct cr__stack_chunk {
     size_t slot_bytes, guard_bytes;
     uint32_t slots;
     uint32_t stack_bytes;
+    struct cr__slot *states; /* of virtual stacks: one for each */
 };
 
 /* All chunks of all pools, for the fault handler, which can't lock: entries are filled before they are counted,
@@ -89,19 +90,31 @@ static void directory_remove(struct cr__stack_chunk *chunk)
     }
 }
 
+/* Whether addr lies in one of the chunk's slots; then *out is its stack. */
+static bool slot_at(const struct cr__stack_chunk *chunk, const void *addr, struct cr__stack *out, size_t *offset)
+{
+    size_t at = (size_t)((const char *)addr - chunk->base);
+    if (at >= chunk->slots * chunk->slot_bytes)
+        return false;
+    char *slot = chunk->base + at / chunk->slot_bytes * chunk->slot_bytes;
+    *out = (struct cr__stack){.top = slot + chunk->slot_bytes, .size_bytes = chunk->stack_bytes};
+    *offset = at % chunk->slot_bytes;
+    return true;
+}
+
 bool cr__stack_guard_hit(const void *addr, struct cr__stack *out)
 {
+    size_t at;
+    struct cr__stack_chunk *virtual = cr__virtual_chunk(addr);
+    if (virtual)
+        return slot_at(virtual, addr, out, &at) && at < virtual->guard_bytes;
     uint32_t used = atomic_load(&directory_used);
     for (uint32_t i = 0; i < used && i < DIRECTORY_ENTRIES; i++) {
         struct cr__stack_chunk *chunk = atomic_load(&directory[i]);
         if (!chunk || (const char *)addr < chunk->base)
             continue;
-        size_t offset = (size_t)((const char *)addr - chunk->base);
-        if (offset >= chunk->slots * chunk->slot_bytes)
-            continue;
-        char *slot = chunk->base + offset / chunk->slot_bytes * chunk->slot_bytes;
-        *out = (struct cr__stack){.top = slot + chunk->slot_bytes, .size_bytes = chunk->stack_bytes};
-        return offset % chunk->slot_bytes < chunk->guard_bytes;
+        if (slot_at(chunk, addr, out, &at))
+            return at < chunk->guard_bytes;
     }
     return false;
 }
@@ -160,12 +173,15 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
     struct cr__stack_chunk *chunk = cr__mem_alloc(sizeof(*chunk), CR__MEM_OTHER);
     if (!chunk)
         return -ENOMEM;
-    char *base = cr__mem_map(slots * slot_bytes, CR__MEM_STACKS);
+    struct cr__slot *states = pool->is_virtual ? cr__mem_alloc(slots * sizeof(*states), CR__MEM_RECORDS) : NULL;
+    char *base = states ? cr__virtual_map(slots * slot_bytes, chunk) : NULL;
+    if (!base && !pool->is_virtual && (base = cr__mem_map(slots * slot_bytes, CR__MEM_STACKS)) != NULL)
+        cr__mem_advise(base, slots * slot_bytes, MADV_NOHUGEPAGE); /* one touched page must cost one page; a refusal is harmless */
     if (!base) {
+        cr__mem_free(states, slots * sizeof(*states), CR__MEM_RECORDS);
         cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
         return -ENOMEM;
     }
-    cr__mem_advise(base, slots * slot_bytes, MADV_NOHUGEPAGE); /* one touched page must cost one page; a refusal is harmless */
     *chunk = (struct cr__stack_chunk){
         .next = pool->chunks,
         .base = base,
@@ -173,12 +189,14 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
         .guard_bytes = guard_bytes,
         .slots = (uint32_t)slots,
         .stack_bytes = c->size_bytes,
+        .states = states,
     };
     pool->chunks = chunk;
     pool->bytes += slots * slot_bytes;
     c->fresh = base;
     c->end = base + slots * slot_bytes;
-    directory_add(chunk);
+    if (!states)
+        directory_add(chunk);
     leak_check(chunk, true);
     return 0;
 }
@@ -192,6 +210,13 @@ static int guard_learn(char *addr, size_t size_bytes)
     bool light = r == 0 && cr__os_probe_write(addr) == -EFAULT;
     atomic_store_explicit(&guard_kind, light ? GUARDS_LIGHT : GUARDS_BY_MPROTECT, memory_order_relaxed);
     return light ? 0 : cr__mem_protect(addr, size_bytes, PROT_NONE);
+}
+
+bool cr__stack_guards_light(char *page)
+{
+    if (atomic_load_explicit(&guard_kind, memory_order_relaxed) == GUARDS_UNKNOWN && guard_learn(page, 4096) == 0)
+        cr__mem_advise(page, 4096, MADV_GUARD_REMOVE);
+    return atomic_load_explicit(&guard_kind, memory_order_relaxed) == GUARDS_LIGHT;
 }
 
 static int guard_install(char *addr, size_t size_bytes)
@@ -211,12 +236,17 @@ static int guard_install(char *addr, size_t size_bytes)
 static void chunk_unmap(struct cr__stack_chunk *chunk)
 {
     size_t bytes = chunk->slots * chunk->slot_bytes;
-    directory_remove(chunk);
+    if (!chunk->states)
+        directory_remove(chunk);
     leak_check(chunk, false);
 #ifdef CR__ASAN
     __asan_unpoison_memory_region(chunk->base, bytes);
 #endif
-    cr__mem_unmap(chunk->base, bytes, CR__MEM_STACKS);
+    if (chunk->states)
+        cr__virtual_unmap(chunk->base, bytes);
+    else
+        cr__mem_unmap(chunk->base, bytes, CR__MEM_STACKS);
+    cr__mem_free(chunk->states, chunk->slots * sizeof(*chunk->states), CR__MEM_RECORDS);
     cr__mem_free(chunk, sizeof(*chunk), CR__MEM_OTHER);
 }
 
@@ -275,6 +305,33 @@ bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes)
     return pool->max_bytes == 0 || guard_of(pool, size_bytes) + size_bytes <= pool->max_bytes;
 }
 
+static char *top_of(char *slot, size_t slot_bytes)
+{
+    size_t colour = ((uintptr_t)slot / slot_bytes) % CR__STACK_COLOURS;
+    return slot + slot_bytes - colour * CR__STACK_COLOUR_BYTES;
+}
+
+struct cr__slot *cr__stack_slot(struct cr__stack_chunk *chunk, const void *addr, char **low, char **top)
+{
+    size_t i = (size_t)((const char *)addr - chunk->base) / chunk->slot_bytes;
+    if (i >= chunk->slots)
+        return NULL;
+    char *slot = chunk->base + i * chunk->slot_bytes;
+    *low = slot + chunk->guard_bytes;
+    *top = top_of(slot, chunk->slot_bytes);
+    return &chunk->states[i];
+}
+
+struct cr__stack_chunk *cr__stack_chunk_next(const struct cr__stack_pool *pool, const struct cr__stack_chunk *after)
+{
+    return after ? after->next : pool->chunks;
+}
+
+struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i, char **low, char **top)
+{
+    return i < chunk->slots ? cr__stack_slot(chunk, chunk->base + i * chunk->slot_bytes, low, top) : NULL;
+}
+
 int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
 {
     struct cr__stack_class *c = class_of(pool, size_bytes);
@@ -290,8 +347,7 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
     }
     if (guard_install(c->fresh, guard_bytes) < 0)
         return -ENOMEM;
-    size_t colour = ((uintptr_t)c->fresh / slot_bytes) % CR__STACK_COLOURS;
-    char *top = c->fresh + slot_bytes - colour * CR__STACK_COLOUR_BYTES;
+    char *top = top_of(c->fresh, slot_bytes);
     (void)VALGRIND_STACK_REGISTER(c->fresh + guard_bytes, c->fresh + slot_bytes); /* a switch is no allocation of locals */
     c->fresh += slot_bytes;
     c->in_use++;

@@ -1,0 +1,110 @@
+/* Which virtual stacks are frozen, and when: those of coroutines that have been parked on this worker for longer than a limit. A hand goes round the
+ * worker's slots in the order of their addresses, some at each turn of the loop, so that neighbours are frozen by one call.
+ *
+ * Not frozen: one that may migrate (another worker could resume it meanwhile), that waits inside a bare coroutine, or that waits for a thread or the kernel to
+ * be done with what may lie on its stack. Claims may come from anywhere while its stack is being frozen; only this worker resumes it, and it thaws it first. */
+#include "sched/worker.h"
+
+#include "obs/obs.h"
+#include "os/os.h"
+
+#define SLICE_SLOTS 1024
+#define ROUND_NS (CR_SEC / 4) /* between the end of one round and the next, at least */
+
+/* Whether its coroutine could be frozen now, if it were for its kind of wait; and since when it waits. */
+static bool is_idle(const struct cr__worker *w, const struct cr__record *record, uint32_t *idle_units)
+{
+    uint32_t word = atomic_load_explicit(&record->word, memory_order_relaxed);
+    if ((word & CR__STATE) != CR__WAITING || word / CR__WORKER != w->index || cr__park_kind(word) == CR__WAIT_BLOCKING)
+        return false;
+    *idle_units = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT) - record->since;
+    return record->co.below == &record->co && !(cr__co_flags(&record->co) & (CR_MIGRATABLE | CR__CO_AWAY));
+}
+
+static void freeze(struct cr__worker *w, struct cr__freezing *f)
+{
+    unsigned frozen = cr__freeze(f);
+    for (unsigned i = 0; i < frozen; i++)
+        cr__co_away_set(&((struct cr__record *)f->stacks[i].slot->owner)->co, true);
+    w->frozen += frozen;
+    f->count = 0;
+}
+
+/* Goes on where it stopped. Returns how many slots it has looked at: fewer than most when the round is over. */
+static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_units)
+{
+    struct cr__freezing f = {.images = &w->images};
+    unsigned looked = 0;
+    while (looked < most && f.count < CR__FREEZE_MOST) {
+        char *low, *top;
+        struct cr__slot *slot = w->hand ? cr__stack_slot_number(w->hand, w->hand_at++, &low, &top) : NULL;
+        if (!slot) {
+            w->hand_at = 0;
+            w->hand = cr__stack_chunk_next(&w->virtuals, w->hand);
+            if (!w->hand)
+                break;
+            continue;
+        }
+        looked++;
+        struct cr__record *record = slot->owner;
+        uint32_t idle_units;
+        if (record && is_idle(w, record, &idle_units) && idle_units >= limit_units && !cr__freeze_add(&f, slot, low, record->co.sp, top))
+            break;
+    }
+    if (f.count > 0)
+        freeze(w, &f);
+    return w->hand ? looked : 0;
+}
+
+void cr__freezer_turn(struct cr__worker *w)
+{
+    if (!w->hand && w->now_ns - w->round_ns < ROUND_NS)
+        return;
+    uint32_t limit_units = (uint32_t)(w->freeze_after_ns >> CR__SINCE_SHIFT);
+    bool over = look_round(w, SLICE_SLOTS, limit_units) == 0;
+    w->now_ns = cr__os_now_ns(); /* this is not to be taken for the coroutines' time */
+    if (over)
+        w->round_ns = w->now_ns;
+}
+
+int64_t cr__freezer_timeout(const struct cr__worker *w, int64_t timeout_ns)
+{
+    int64_t mine_ns = w->hand ? 0 : ROUND_NS;
+    return timeout_ns < 0 || timeout_ns > mine_ns ? mine_ns : timeout_ns;
+}
+
+int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)
+{
+    char *low, *top;
+    struct cr__slot *slot = cr__stack_slot(cr__virtual_chunk(record->co.stack.top - 1), record->co.stack.top - 1, &low, &top);
+    int r = cr__thaw(slot, &w->images, low, top);
+    if (r == 0) {
+        cr__co_away_set(&record->co, false);
+        w->frozen--;
+    }
+    return r;
+}
+
+/* Found out when there is something to freeze. */
+static void begin(struct cr__worker *w)
+{
+    const char *why;
+    w->freezer_begun = true;
+    if (w->freeze_after_ns < 0 || cr__virtual_freezes(&why))
+        return;
+    w->freeze_after_ns = -1;
+    if (!atomic_exchange_explicit(&w->sched->told_not_frozen, true, memory_order_relaxed))
+        cr__report(w->sched->report_fd, "crore: virtual stacks are not frozen: %s\n", why);
+}
+
+void cr__freezer_owns(struct cr__worker *w, struct cr__record *record, bool owns)
+{
+    char *low, *top;
+    if (cr__co_flags(&record->co) & CR_MIGRATABLE)
+        return;
+    struct cr__slot *slot = cr__stack_slot(cr__virtual_chunk(record->co.stack.top - 1), record->co.stack.top - 1, &low, &top);
+    slot->owner = owns ? record : NULL;
+    w->on_virtual += owns ? 1u : -1u;
+    if (CR__UNLIKELY(!w->freezer_begun))
+        begin(w);
+}
