@@ -399,6 +399,12 @@ static int poll_for(struct cr__worker *w, int64_t timeout_ns)
     return w->poller_ops->poll(w, timeout_ns);
 }
 
+static int64_t until_something_is_due(struct cr__worker *w)
+{
+    int64_t timer_ns = cr__wheel_next(&w->wheel, w->now_ns), shrink_ns = cr__worker_shrinks_in(w);
+    return timer_ns < 0 || (shrink_ns >= 0 && shrink_ns < timer_ns) ? shrink_ns : timer_ns;
+}
+
 /* Nothing is ready here. */
 static int sleep_until_something(struct cr__worker *w)
 {
@@ -408,7 +414,7 @@ static int sleep_until_something(struct cr__worker *w)
     cr__images_flush(&w->images);
     if (!fall_asleep(w))
         return poll_for(w, 0);
-    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, cr__wheel_next(&w->wheel, w->now_ns));
+    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, until_something_is_due(w));
     (void)!cr__inbox_rouse(&w->inbox); /* if a timer woke us: nobody shall take us for asleep, and wake us instead of another one */
     atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
     atomic_store_explicit(&s->waking, false, memory_order_relaxed);
@@ -424,6 +430,8 @@ static void house_keeping(struct cr__worker *w)
         w->aged_ns = w->now_ns;
         cr__age(w);
     }
+    if (CR__UNLIKELY(cr__worker_shrinks_now(w)))
+        cr__worker_shrink(w);
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0))
         atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
@@ -513,7 +521,7 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     cr__pool_worker_init(w);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes / s->count);
-    w->now_ns = cr__os_now_ns();
+    w->now_ns = w->shrunk_ns = cr__os_now_ns();
     cr__wheel_init(&w->wheel, w->now_ns);
     cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
     w->self = self;
@@ -566,16 +574,4 @@ int cr_stats_get(struct cr_stats *out)
 #undef ADD
     }
     return 0;
-}
-
-void cr_mem_stats_get(struct cr_mem_stats *out)
-{
-    *out = (struct cr_mem_stats){
-        .records_bytes = cr__mem_bytes(CR__MEM_RECORDS),
-        .stacks_bytes = cr__mem_bytes(CR__MEM_STACKS),
-        .conns_bytes = cr__mem_bytes(CR__MEM_CONNS),
-        .buffers_bytes = cr__mem_bytes(CR__MEM_BUFFERS),
-        .other_bytes = cr__mem_bytes(CR__MEM_OTHER),
-        .kernel_calls = cr__mem_kernel_calls(),
-    };
 }
