@@ -340,18 +340,17 @@ class Coroutine:
 def coroutines(thread, among):
     """All of a worker's records that are in use, by id."""
     slab = thread.worker["records"]
-    size = int(slab["object_size_bytes"])
     reserve = gdb.parse_and_eval("cr__reserve")
-    base, table = int(reserve["base"]), gdb.Value(int(reserve["base"])).cast(pointer_to("cr__chunk"))
+    base = int(reserve["base"])
     found = []
-    chunk = slab["chunks"]
-    while int(chunk):
-        end = int(slab["fresh"]) if int(chunk) == int(slab["chunks"]) else int(chunk["fresh"])
-        for address in range(base + int(chunk - table) * CHUNK_BYTES, end, size):
+    for index in range(int(reserve["chunks"])):
+        chunk = gdb.Value(base).cast(pointer_to("cr__chunk"))[index]
+        if int(chunk["slab"]) != int(slab.address):
+            continue
+        for address in range(base + index * CHUNK_BYTES, int(chunk["fresh"]), int(slab["stride_bytes"])):
             co = gdb.Value(address).cast(pointer_to("cr_co"))
             if STATES[(int(co["mode"]) & 0xff) % len(STATES)] in ("scheduled", "ended"):
                 found.append(Coroutine(co, among, int(thread.worker["now_ns"])))
-        chunk = chunk["next"]
     return sorted(found, key=lambda coroutine: coroutine.id)
 
 

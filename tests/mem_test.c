@@ -51,6 +51,175 @@ TEST(a_slab_without_memory_says_so_and_works_again_after)
     cr__slab_fini(&slab);
 }
 
+static void mark(void *object, void *arg)
+{
+    CHECK_EQ(((long *)object)[1], 7);
+    ++*(long *)arg;
+}
+
+TEST(chunks_of_which_nothing_is_in_use_leave_the_slab)
+{
+    struct cr__slab slab;
+    static long *objects[20000];
+    uint64_t before = cr__mem_bytes(CR__MEM_OTHER);
+    cr__slab_init(&slab, 128, CR__MEM_OTHER);
+    for (int i = 0; i < 20000; i++) {
+        objects[i] = cr__slab_get(&slab);
+        objects[i][1] = 7;
+    }
+    uint64_t peak = cr__mem_bytes(CR__MEM_OTHER) - before;
+    CHECK(peak >= 20000 * 128);
+    for (int i = 0; i < 20000; i += 2)
+        cr__slab_put(&slab, objects[i]);
+    CHECK_EQ(cr__mem_bytes(CR__MEM_OTHER) - before, peak); /* each chunk has some in use */
+    long seen = 0;
+    cr__slab_each(&slab, mark, &seen);
+    CHECK_EQ(seen, 20000);
+    for (int i = 1; i < 20000; i += 2)
+        cr__slab_put(&slab, objects[i]);
+    CHECK(cr__mem_bytes(CR__MEM_OTHER) - before <= 3 * CR__CHUNK_BYTES); /* what the magazines hold */
+    seen = 0;
+    cr__slab_each(&slab, mark, &seen);
+    CHECK(seen <= 3 * 2048);
+    cr__slab_trim(&slab);
+    CHECK_EQ(cr__mem_bytes(CR__MEM_OTHER), before);
+    CHECK(cr__slab_get(&slab) != NULL);
+    cr__slab_fini(&slab);
+}
+
+TEST(a_slab_at_rest_gives_everything_back_by_itself)
+{
+    struct cr__slab slab;
+    void *objects[100];
+    uint64_t before = cr__mem_bytes(CR__MEM_OTHER);
+    cr__slab_init(&slab, 64, CR__MEM_OTHER);
+    for (int i = 0; i < 100; i++)
+        objects[i] = cr__slab_get(&slab);
+    for (int i = 0; i < 100; i++)
+        cr__slab_put(&slab, objects[i]);
+    CHECK(cr__slab_restless(&slab));
+    for (int i = 0; i < 10 && cr__slab_restless(&slab); i++)
+        cr__slab_tick(&slab);
+    CHECK(!cr__slab_restless(&slab));
+    CHECK_EQ(cr__mem_bytes(CR__MEM_OTHER), before);
+    cr__slab_fini(&slab);
+}
+
+#define WAVE 20000
+
+static void wave(struct cr__slab *slab)
+{
+    static void *objects[WAVE];
+    for (int i = 0; i < WAVE; i++)
+        objects[i] = cr__slab_get(slab);
+    for (int i = 0; i < WAVE; i++)
+        cr__slab_put(slab, objects[i]);
+}
+
+TEST(a_load_that_comes_and_goes_makes_no_kernel_calls)
+{
+    struct cr__slab slab;
+    cr__slab_init(&slab, 128, CR__MEM_OTHER);
+    wave(&slab);
+    uint64_t calls = cr__mem_kernel_calls();
+    for (int64_t now_ns = 0; now_ns < 60ll * 1000000000; now_ns += 100 * 1000000) {
+        wave(&slab);
+        cr__slab_tick(&slab);
+        cr__depot_tick(now_ns);
+    }
+    CHECK_EQ(cr__mem_kernel_calls(), calls);
+    cr__slab_fini(&slab);
+}
+
+static size_t resident_bytes(void)
+{
+    unsigned long size, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    CHECK(f && fscanf(f, "%lu %lu", &size, &resident) == 2);
+    fclose(f);
+    return resident * 4096 + cr__mem_pages_bytes(CR__PAGES_HUGETLB);
+}
+
+TEST(what_a_peak_leaves_behind_goes_back_to_the_system)
+{
+    enum { COUNT = 1000000 };
+    struct cr__slab slab;
+    void **objects = malloc(COUNT * sizeof(*objects));
+    memset(objects, 0, COUNT * sizeof(*objects));
+    cr__slab_init(&slab, 128, CR__MEM_OTHER);
+    size_t before = resident_bytes();
+    for (int i = 0; i < COUNT; i++)
+        memset(objects[i] = cr__slab_get(&slab), 1, 128);
+    size_t peak = resident_bytes() - before;
+    CHECK(peak >= (size_t)COUNT * 128);
+    for (int i = 0; i < COUNT; i++)
+        cr__slab_put(&slab, objects[i]);
+    int64_t now_ns = 1ll << 50;
+    for (int i = 0; i < 4; i++, now_ns += 500 * 1000000) {
+        cr__slab_tick(&slab);
+        while (cr__depot_tick(now_ns))
+            ;
+    }
+    CHECK(!cr__depot_restless());
+    CHECK(resident_bytes() < before + peak / 10);
+    CHECK(cr__mem_spare_bytes() <= CR__MEM_KINDS * CR__DEPOT_KEPT * CR__CHUNK_BYTES);
+    void *again = cr__slab_get(&slab); /* and comes again */
+    CHECK(again != NULL);
+    memset(again, 0, 128);
+    free(objects);
+    cr__slab_fini(&slab);
+}
+
+TEST(the_place_of_an_object_that_is_gone_reads_as_one_of_its_kind_or_as_nothing)
+{
+    struct cr__slab slab, other;
+    static uint64_t *objects[5000];
+    cr__slab_init(&slab, 256, CR__MEM_CONNS);
+    cr__slab_init(&other, 64, CR__MEM_OTHER);
+    for (int i = 0; i < 5000; i++) {
+        objects[i] = cr__slab_get(&slab);
+        objects[i][1] = 42;
+    }
+    for (int i = 0; i < 5000; i++)
+        cr__slab_put(&slab, objects[i]);
+    cr__slab_trim(&slab);
+    cr__depot_trim();
+    for (int i = 0; i < 20000; i++)
+        memset(cr__slab_get(&other), 1, 64);
+    int gone = 0;
+    for (int i = 0; i < 5000; i++) {
+        CHECK(objects[i][1] == 42 || objects[i][1] == 0);
+        gone += objects[i][1] == 0;
+    }
+    CHECK(gone > 0);
+    cr__slab_fini(&slab);
+    cr__slab_fini(&other);
+}
+
+TEST(what_another_one_frees_comes_home_and_is_reused)
+{
+    struct cr__slab mine, theirs;
+    void *objects[1000];
+    cr__slab_init(&mine, 128, CR__MEM_OTHER);
+    cr__slab_init(&theirs, 128, CR__MEM_OTHER);
+    for (int round = 0; round < 100; round++) {
+        for (int i = 0; i < 1000; i++)
+            objects[i] = cr__slab_get(&mine);
+        for (int i = 0; i < 1000; i++)
+            cr__slab_put(&theirs, objects[i]);
+        cr__slab_flush(&theirs);
+    }
+    uint32_t chunks = 0;
+    for (uint32_t i = 0; i < cr__reserve.chunks; i++)
+        chunks += cr__chunk_at(i)->slab == &mine;
+    CHECK_EQ(chunks, 1);
+    CHECK(cr__slab_restless(&mine)); /* somebody has sent something */
+    cr__slab_trim(&mine);
+    CHECK(!mine.current);
+    cr__slab_fini(&theirs);
+    cr__slab_fini(&mine);
+}
+
 TEST(objects_have_handles_of_32_bits)
 {
     struct cr__slab slab;

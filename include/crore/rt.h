@@ -170,16 +170,28 @@ struct cr_stats {
 };
 CR_API int cr_stats_get(struct cr_stats *out);
 
-/* Memory in use, in bytes by kind, of the whole process's runtimes. Any thread. Never suspends. */
+/* Memory in use, in bytes by kind, of the whole process's runtimes; what the application allocates itself is not among it. Kinds that are made of many small objects
+ * count in steps of 256 KiB for each worker. Any thread. Never suspends; page_tables_bytes takes a read of /proc/self/status, some tens of microseconds. */
 struct cr_mem_stats {
     uint64_t records_bytes; /* coroutine records, hot and cold parts */
     uint64_t stacks_bytes;  /* address space of stacks, guards included; what was never touched costs no memory */
     uint64_t conns_bytes;   /* connections and listeners */
     uint64_t buffers_bytes; /* lent buffers, in use or pooled */
+    uint64_t images_bytes;  /* live bytes of stacks, while they are not on them */
+    uint64_t frames_bytes;  /* of stackless tasks */
     uint64_t other_bytes;   /* workers, tables */
-    uint64_t kernel_calls;  /* mmap, munmap and madvise made so far */
+    uint64_t spare_bytes;   /* held back for any of these but stacks: what is not wanted for about a second goes back to the system */
+    uint64_t transparent_bytes; /* of what is above, and of what has gone back: addresses for which the kernel was asked for huge pages (transparent ones), */
+    uint64_t hugetlb_bytes;     /* and for which it has given some of its pool (hugetlb) */
+    uint64_t page_tables_bytes; /* of the whole process, as the kernel says; 0: it does not */
+    uint64_t kernel_calls;  /* mmap, munmap, mprotect and madvise made so far */
 };
 CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
+
+/* Gives memory that is not in use back to the system: at once what the process holds back and what the calling thread's worker has left over (some 30 us a MiB), and what other
+ * workers have left over with their next turn. All this happens by itself, too, some at a time, about a second after it was last in use; so this is for who knows that a peak is
+ * over. Any thread. Never suspends. */
+CR_API void cr_mem_trim(void);
 
 #ifdef __cplusplus
 }

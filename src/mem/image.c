@@ -61,22 +61,52 @@ void cr__images_init(struct cr__images *images)
     memset(images, 0, sizeof(*images));
 }
 
-/* Calls fn for each class that has a slab. */
-static void each_class(struct cr__images *images, void (*fn)(struct cr__slab *slab))
+/* The first class from that one on that has a slab; NULL: none. */
+static struct cr__slab *class_from(struct cr__images *images, unsigned index)
 {
-    for (unsigned i = 0; i < CR__COUNT(images->used); i++) {
-        for (uint64_t left = images->used[i]; left; left &= left - 1)
-            fn(&images->classes[64 * i + cr__bits_lowest(left)]);
+    for (unsigned i = index / 64; i < CR__COUNT(images->used); i++) {
+        uint64_t left = i == index / 64 ? images->used[i] >> index % 64 << index % 64 : images->used[i];
+        if (left)
+            return &images->classes[64 * i + cr__bits_lowest(left)];
     }
+    return NULL;
 }
+
+#define EACH_CLASS(slab, images) \
+    struct cr__slab *slab = class_from(images, 0); slab; slab = class_from(images, (unsigned)(slab - (images)->classes) + 1)
 
 void cr__images_flush(struct cr__images *images)
 {
-    each_class(images, cr__slab_flush);
+    for (EACH_CLASS(slab, images))
+        cr__slab_flush(slab);
+}
+
+bool cr__images_tick(struct cr__images *images)
+{
+    bool more = false;
+    for (EACH_CLASS(slab, images))
+        more |= cr__slab_tick(slab);
+    return more;
+}
+
+bool cr__images_restless(const struct cr__images *images)
+{
+    for (EACH_CLASS(slab, (struct cr__images *)images)) {
+        if (cr__slab_restless(slab))
+            return true;
+    }
+    return false;
+}
+
+void cr__images_trim(struct cr__images *images)
+{
+    for (EACH_CLASS(slab, images))
+        cr__slab_trim(slab);
 }
 
 void cr__images_fini(struct cr__images *images)
 {
-    each_class(images, cr__slab_fini);
+    for (EACH_CLASS(slab, images))
+        cr__slab_fini(slab);
     memset(images->used, 0, sizeof(images->used));
 }

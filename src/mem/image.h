@@ -33,7 +33,10 @@ static inline size_t cr__image_room(const void *image)
     return cr__slab_of(image)->object_size_bytes;
 }
 
-/* Sends home what came from elsewhere. */
+/* What cr__slab_flush, _tick, _restless and _trim do, for all classes. */
 void cr__images_flush(struct cr__images *images);
+bool cr__images_tick(struct cr__images *images);
+bool cr__images_restless(const struct cr__images *images);
+void cr__images_trim(struct cr__images *images);
 
 #endif

@@ -1,4 +1,18 @@
-/* Slabs. Part of mem.h. */
+/* Slabs: equal objects, cut from chunks. Part of mem.h.
+ *
+ * A slab belongs to one worker, which alone takes from it. What another worker frees goes home to the slab that it came from: an object's address leads
+ * to its chunk, and that to the slab. Objects on their way home are gathered and sent as chains, so that a producer and a consumer on two workers do not
+ * fight for a line each time.
+ *
+ * What is freed is reused last in, first out, from one of two small lists, the magazines (Bonwick and Adams 2001). Only what these can't hold or
+ * give goes to, or comes from, the chunks: each has a list of its free objects, and counts the others. So a chunk of which nothing is in use is known at
+ * once, and goes to the depot.
+ *
+ *     get: `free` < `spare` < `arrived` < chunk `current` < the chunks in `partial` < fresh objects < the depot
+ *     put: `free` > `spare` > its chunk > if that is empty: the depot
+ *
+ * Under ASan freed objects are poisoned, but for a head, in which the link is, and what cr__slab_each and late looks tell the dead by; and there is a
+ * gap between objects. */
 #ifndef CR__SLAB_H
 #define CR__SLAB_H
 
@@ -6,21 +20,24 @@
 
 #include "mem/chunk.h"
 
-/* Equal objects, cut from chunks; freed ones are reused last in, first out. A slab belongs to one worker, which alone takes from it. What another worker
- * frees goes home to the slab that it came from: an object's address leads to its chunk, and that to the slab.
- * Objects on their way home are gathered and sent as chains, so that a producer and a consumer on two workers do not fight for a line each time. */
 #define CR__SLAB_OBJECT_MAX_BYTES CR__CHUNK_BYTES
+#define CR__SLAB_MAGAZINE_MAX 32
+#define CR__SLAB_MAGAZINE_BYTES ((size_t)64 << 10) /* of large objects it holds fewer, but two */
 #define CR__SLAB_AWAY_MAX 32
 #define CR__SLAB_READABLE_BYTES (3 * CR__CACHE_LINE) /* of a freed object, under ASan */
 
 struct cr__slab {
     /* its owner's alone */
-    void *free;          /* linked through each object's first word */
-    char *fresh, *end;   /* the rest of the newest chunk, never handed out yet */
-    struct cr__chunk *chunks;
-    uint32_t object_size_bytes;
+    void *free;           /* the first magazine, linked through each object's first word */
+    uint32_t free_count;
+    uint32_t free_max;
+    void *spare;          /* the second one; it is full, or empty */
+    void *arrived;        /* what has come home and has not been looked at yet */
+    struct cr__chunk *current, *partial;
+    uint32_t object_size_bytes, stride_bytes;
     enum cr__mem_kind kind;
-    struct cr__slab *next;       /* of the same owner's: for who has several */
+    uint8_t stir;         /* ticks until it is left alone: it has been in use not long ago */
+    struct cr__slab *next; /* of the same owner's: for who has several */
 
     /* objects of another slab that its owner has freed: a chain that has not been sent yet */
     struct cr__slab *away_home;
@@ -38,10 +55,21 @@ void cr__slab_init(struct cr__slab *slab, uint32_t object_size_bytes, enum cr__m
 void cr__slab_fini(struct cr__slab *slab);
 
 CR__COLD void *cr__slab_get_slow(struct cr__slab *slab);
+CR__COLD void cr__slab_turn(struct cr__slab *slab);
 void cr__slab_put_away(struct cr__slab *slab, struct cr__slab *home, void *object);
 
 /* Sends what is gathered. Its owner calls it before it sleeps, and now and then. */
 void cr__slab_flush(struct cr__slab *slab);
+
+/* Its owner calls it about twice a second, or again at once if it returns true: puts what lies unused into the chunks, some at a time, and empty chunks into the
+ * depot. cr__slab_restless: whether there may be something to do, if nobody uses it. cr__slab_trim does all of it, however lately it was used. */
+bool cr__slab_tick(struct cr__slab *slab);
+void cr__slab_trim(struct cr__slab *slab);
+
+static inline bool cr__slab_restless(const struct cr__slab *slab)
+{
+    return slab->stir > 0 || slab->arrived || atomic_load_explicit(&slab->returned, memory_order_relaxed) != NULL;
+}
 
 static inline struct cr__slab *cr__slab_of(const void *object)
 {
@@ -52,7 +80,6 @@ static inline void cr__slab_poison(const struct cr__slab *slab, void *object)
 {
 #ifdef CR__ASAN
     extern void __asan_poison_memory_region(const volatile void *, size_t);
-    /* the first lines stay readable: they hold the link, and what cr__slab_each tells the dead by */
     if (slab->object_size_bytes > CR__SLAB_READABLE_BYTES)
         __asan_poison_memory_region((char *)object + CR__SLAB_READABLE_BYTES, slab->object_size_bytes - CR__SLAB_READABLE_BYTES);
 #else
@@ -72,7 +99,7 @@ static inline void cr__slab_unpoison(const struct cr__slab *slab, void *object)
 #endif
 }
 
-/* An object with whatever its last user left in it, zeroed if it is new. NULL when there is no memory. */
+/* An object with whatever the last user of its kind left in it, zeroes if there was none. NULL when there is no memory. */
 static inline void *cr__slab_get(struct cr__slab *slab)
 {
     void *object = slab->free;
@@ -80,6 +107,7 @@ static inline void *cr__slab_get(struct cr__slab *slab)
         return cr__slab_get_slow(slab);
     cr__slab_unpoison(slab, object);
     slab->free = *(void **)object;
+    slab->free_count--;
     return object;
 }
 
@@ -92,11 +120,22 @@ static inline void cr__slab_put(struct cr__slab *slab, void *object)
         cr__slab_put_away(slab, home, object);
         return;
     }
+    if (CR__UNLIKELY(slab->free_count == slab->free_max)) /* before, not after: so one that is taken and put again at the border turns no magazine */
+        cr__slab_turn(slab);
     *(void **)object = slab->free;
     slab->free = object;
+    slab->free_count++;
 }
 
-/* Calls fn for each object that was ever handed out, freed ones included: the caller must tell them apart. */
+/* A walk through the objects that were ever handed out, freed ones included: the caller must tell them apart. By the owner, or while it does nothing; a walk
+ * may stop and go on later, and skips what has left the slab meanwhile, and what joined it behind the walker's back. Begins zeroed. NULL: that was all. */
+struct cr__slab_walk {
+    uint32_t chunk, end; /* end: chunks that were made after the beginning are not visited, so it ends */
+    char *at;
+};
+void *cr__slab_walk(const struct cr__slab *slab, struct cr__slab_walk *walk);
+
+/* Calls fn for each. */
 void cr__slab_each(struct cr__slab *slab, void (*fn)(void *object, void *arg), void *arg);
 
 #endif

@@ -1,6 +1,7 @@
 #include "os/os.h"
 
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -32,10 +33,24 @@ int cr__os_unmap(void *addr, size_t size_bytes)
 
 #endif
 
-int cr__os_remap(void *addr, size_t size_bytes, int protection)
+void *cr__os_map_hugetlb(size_t size_bytes)
 {
-    long r = cr__syscall6(SYS_mmap, (long)addr, (long)size_bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    return r == (long)addr ? 0 : (int)r;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26 /* MAP_HUGE_2MB */;
+    long addr = cr__syscall6(SYS_mmap, 0, (long)size_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return addr < 0 && addr > -4096 ? NULL : (void *)addr;
+}
+
+int cr__os_map_over(void *addr, size_t size_bytes)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    long r = cr__syscall6(SYS_mmap, (long)addr, (long)size_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return r < 0 && r > -4096 ? (int)r : 0;
+}
+
+int cr__os_move(void *from, void *to, size_t size_bytes)
+{
+    long r = cr__syscall5(SYS_mremap, from, size_bytes, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+    return r < 0 && r > -4096 ? (int)r : 0;
 }
 
 int cr__os_protect(void *addr, size_t size_bytes, int protection)
@@ -46,6 +61,23 @@ int cr__os_protect(void *addr, size_t size_bytes, int protection)
 int cr__os_advise(void *addr, size_t size_bytes, int advice)
 {
     return (int)cr__syscall3(SYS_madvise, addr, size_bytes, advice);
+}
+
+uint64_t cr__os_page_tables_bytes(void)
+{
+    char text[2048];
+    int fd = cr__os_open("/proc/self/status", O_RDONLY, 0);
+    ssize_t n = fd >= 0 ? cr__os_read(fd, text, sizeof(text) - 1) : -1;
+    if (fd >= 0)
+        cr__os_close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    const char *at = strstr(text, "VmPTE:");
+    uint64_t kib = 0;
+    for (at = at ? at + strlen("VmPTE:") : ""; *at == ' ' || *at == '\t'; at++)
+        ;
+    for (; *at >= '0' && *at <= '9'; at++)
+        kib = kib * 10 + (uint64_t)(*at - '0');
+    return kib * 1024;
 }
 
 int cr__os_lstat_mode(const char *path, mode_t *mode)

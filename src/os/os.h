@@ -19,6 +19,9 @@
 #include "base/base.h"
 #include "os/syscall.h"
 
+#ifndef MADV_POPULATE_WRITE /* Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
 #define MADV_GUARD_INSTALL 102
 #define MADV_GUARD_REMOVE 103
@@ -42,9 +45,12 @@ void *cr__os_map(size_t size_bytes, int protection);
 int cr__os_unmap(void *addr, size_t size_bytes);
 int cr__os_protect(void *addr, size_t size_bytes, int protection);
 int cr__os_advise(void *addr, size_t size_bytes, int advice);
+void *cr__os_map_hugetlb(size_t size_bytes);                  /* whole huge pages of 2 MiB, reserved; NULL: there are none */
+int cr__os_map_over(void *addr, size_t size_bytes);           /* fresh memory in place of what is mapped there */
+int cr__os_move(void *from, void *to, size_t size_bytes);     /* a mapping, in place of what is mapped at `to` */
 
-/* The same addresses, untouched again, without their page tables. */
-int cr__os_remap(void *addr, size_t size_bytes, int protection);
+/* What the process's page tables take, 0 if the kernel does not say. */
+uint64_t cr__os_page_tables_bytes(void);
 
 static inline int cr__os_userfaultfd(int flags)
 {

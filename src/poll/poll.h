@@ -14,8 +14,8 @@
  * Invariants:
  *   1. At most one coroutine waits per direction; waiter[d] points to it until it is woken, or leaves. Under the lock.
  *   2. `edges` is written under the lock; `seen` and `tried` by the one coroutine that uses this direction.
- *   3. An event carries the address and the generation: one that was already fetched when its fd was closed is told by
- *      the generation, and dropped.
+ *   3. An event carries the address and the generation, which is odd while the fd is open: one that was already fetched when its fd was closed is told by
+ *      the generation, and dropped. Memory that the kernel has got back meanwhile reads as 0.
  *   4. `watched`, `error`, `held` and the list of buffers change under the lock.
  *   5. While AHEAD is set nobody but the ring receives from the fd: so nothing is reordered. When it is not, and nothing is held, the kernel has the
  *      next byte. */

@@ -56,10 +56,20 @@ int cr__poll_watch(struct cr__worker *worker, struct cr__poll_watch *watch)
 
 /* ---- A pollable's life -------------------------------------------------------------------------------------- */
 
+/* The next odd one. Where there was nothing, or the kernel has had the memory meanwhile, it does not begin anew with the same one each time. */
+static uint16_t generation_after(uint16_t generation)
+{
+    static _Atomic uint16_t first;
+    if (CR__UNLIKELY(generation == 0))
+        generation = atomic_fetch_add_explicit(&first, 2, memory_order_relaxed);
+    return (uint16_t)(generation + 1);
+}
+
 void cr__poll_add(struct cr__pollable *p, int fd, bool in, bool out)
 {
     p->fd = fd;
-    atomic_fetch_add_explicit(&p->generation, 1, memory_order_relaxed);
+    uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
+    atomic_store_explicit(&p->generation, generation_after(generation), memory_order_relaxed);
     p->waiter[CR__IN] = p->waiter[CR__OUT] = NULL;
     p->seen[CR__IN] = p->seen[CR__OUT] = 0;
     p->tried[CR__IN] = p->tried[CR__OUT] = 0;

@@ -269,6 +269,7 @@ static int run(struct cr_rt *rt)
     }
     cr__sched_abandon(s);
     free_workers(s);
+    cr__depot_trim(); /* nobody's loop does it any more */
     cr__fork_unwatch();
     return r;
 }

@@ -44,10 +44,8 @@ struct part {
     struct cr__worker *worker;
     _Atomic uint8_t lock;           /* who looks at, or changes, what follows: the worker, or the conductor in the end */
     bool closed;
-    bool begun, walked;
     struct cr__tally tally;
-    struct cr__chunk *chunk;   /* the walk goes on at `at` */
-    char *at, *end;
+    struct cr__slab_walk walk_at;
     struct batch *open[BATCHES_OPEN];
 
     _Atomic bool given_up;          /* nobody sends it anything any more */
@@ -250,42 +248,13 @@ static void visit(struct part *part, struct cr__record *record)
         cr__tally_plain(&part->tally, item.entry, item.id, CR__DOING_NEW, 0, 1);
 }
 
-/* What is spawned into fresh memory from now on is not visited. */
-static void begin(struct part *part)
-{
-    const struct cr__slab *slab = &part->worker->records;
-    part->begun = true;
-    part->chunk = slab->chunks;
-    part->at = slab->chunks ? cr__chunk_begin(slab->chunks) : NULL;
-    part->end = slab->fresh;
-}
-
-/* The next record; NULL: that was all. */
-static struct cr__record *next_record(struct part *part)
-{
-    while (part->chunk && part->at == part->end) {
-        part->chunk = part->chunk->next;
-        if (part->chunk) {
-            part->at = cr__chunk_begin(part->chunk);
-            part->end = part->chunk->fresh;
-        }
-    }
-    if (!part->chunk)
-        return NULL;
-    struct cr__record *record = (struct cr__record *)(void *)part->at;
-    part->at += sizeof(*record);
-    return record;
-}
-
 /* Returns whether that was all. */
 static bool walk_some(struct part *part)
 {
     int64_t end_ns = cr__os_now_ns() + SLICE_NS;
     unsigned unwound = part->tally.unwound;
-    if (!part->begun)
-        begin(part);
     for (unsigned i = 1; i <= SLICE_RECORDS; i++) {
-        struct cr__record *record = next_record(part);
+        struct cr__record *record = cr__slab_walk(&part->worker->records, &part->walk_at);
         if (!record)
             return true;
         visit(part, record);
@@ -578,6 +547,7 @@ static void tell(struct cr__watch *watch, struct walk *walk, const struct cr__si
     add_up(walk, &sum);
     cr__out_put(out, "crore: %llu coroutine%s on %u worker%s\n", (unsigned long long)sum.live, sum.live == 1 ? "" : "s", s->count,
                 s->count == 1 ? "" : "s");
+    cr__memory_tell(out);
     tell_workers(watch, walk, sights, out);
     struct suspicion suspicion = {.sched = s, .out = out, .hurry = hurry};
     cr__tally_cycles(&sum, tell_if_so, &suspicion);

@@ -56,9 +56,14 @@ static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_u
     return w->hand ? looked : 0;
 }
 
+static inline bool anything_to_do(const struct cr__worker *w)
+{
+    return w->on_virtual > w->frozen && w->freeze_after_ns >= 0;
+}
+
 void cr__freezer_turn(struct cr__worker *w)
 {
-    if (!w->hand && w->now_ns - w->round_ns < ROUND_NS)
+    if (CR__LIKELY(!anything_to_do(w)) || (!w->hand && w->now_ns - w->round_ns < ROUND_NS))
         return;
     uint32_t limit_units = (uint32_t)(w->freeze_after_ns >> CR__SINCE_SHIFT);
     bool over = look_round(w, SLICE_SLOTS, limit_units) == 0;
@@ -67,10 +72,11 @@ void cr__freezer_turn(struct cr__worker *w)
         w->round_ns = w->now_ns;
 }
 
-int64_t cr__freezer_timeout(const struct cr__worker *w, int64_t timeout_ns)
+int64_t cr__freezer_due_in(const struct cr__worker *w)
 {
-    int64_t mine_ns = w->hand ? 0 : ROUND_NS;
-    return timeout_ns < 0 || timeout_ns > mine_ns ? mine_ns : timeout_ns;
+    if (!anything_to_do(w))
+        return -1;
+    return w->hand ? 0 : ROUND_NS;
 }
 
 int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)

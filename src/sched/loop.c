@@ -401,6 +401,20 @@ static int poll_for(struct cr__worker *w, int64_t timeout_ns)
     return w->poller_ops->poll(w, timeout_ns);
 }
 
+/* Negative: never. */
+static int64_t sooner(int64_t a_ns, int64_t b_ns)
+{
+    return a_ns < 0 || (b_ns >= 0 && b_ns < a_ns) ? b_ns : a_ns;
+}
+
+static int64_t until_something_is_due(struct cr__worker *w)
+{
+    int64_t soonest_ns = sooner(cr__wheel_next(&w->wheel, w->now_ns), cr__worker_shrinks_in(w));
+    if (CR__UNLIKELY(w->put_off.head != NULL))
+        soonest_ns = sooner(soonest_ns, PUT_OFF_NS);
+    return sooner(soonest_ns, cr__freezer_due_in(w));
+}
+
 /* Nothing is ready here. */
 static int sleep_until_something(struct cr__worker *w)
 {
@@ -410,12 +424,7 @@ static int sleep_until_something(struct cr__worker *w)
     cr__images_flush(&w->images);
     if (!fall_asleep(w))
         return poll_for(w, 0);
-    int64_t timeout_ns = cr__wheel_next(&w->wheel, w->now_ns);
-    if (CR__UNLIKELY(w->on_virtual > w->frozen) && w->freeze_after_ns >= 0)
-        timeout_ns = cr__freezer_timeout(w, timeout_ns);
-    if (CR__UNLIKELY(w->put_off.head != NULL) && (timeout_ns < 0 || timeout_ns > PUT_OFF_NS))
-        timeout_ns = PUT_OFF_NS;
-    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, timeout_ns);
+    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, until_something_is_due(w));
     (void)!cr__inbox_rouse(&w->inbox); /* if a timer woke us: nobody shall take us for asleep, and wake us instead of another one */
     atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
     atomic_store_explicit(&s->waking, false, memory_order_relaxed);
@@ -439,11 +448,12 @@ static void house_keeping(struct cr__worker *w)
         w->aged_ns = w->now_ns;
         cr__age(w);
     }
+    if (CR__UNLIKELY(cr__worker_shrinks_now(w)))
+        cr__worker_shrink(w);
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0))
         atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
-    if (CR__UNLIKELY(w->on_virtual > w->frozen) && w->freeze_after_ns >= 0)
-        cr__freezer_turn(w);
+    cr__freezer_turn(w);
     if (CR__UNLIKELY(w->put_off.head != NULL) && w->now_ns - w->put_off_ns > PUT_OFF_NS)
         try_again(w);
     if (CR__UNLIKELY(w->starving > 0) && (cr__stack_take_returned(&w->stacks) | cr__stack_take_returned(&w->virtuals))) {
@@ -533,7 +543,7 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     cr__pool_worker_init(w);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes / s->count);
-    w->now_ns = cr__os_now_ns();
+    w->now_ns = w->shrunk_ns = cr__os_now_ns();
     cr__wheel_init(&w->wheel, w->now_ns);
     cr__stack_pool_init(&w->virtuals, w->stacks.guard_bytes, w->stacks.max_bytes);
     w->stacks.owner = w->virtuals.owner = w;
@@ -593,16 +603,4 @@ int cr_stats_get(struct cr_stats *out)
 #undef ADD
     }
     return 0;
-}
-
-void cr_mem_stats_get(struct cr_mem_stats *out)
-{
-    *out = (struct cr_mem_stats){
-        .records_bytes = cr__mem_bytes(CR__MEM_RECORDS),
-        .stacks_bytes = cr__mem_bytes(CR__MEM_STACKS),
-        .conns_bytes = cr__mem_bytes(CR__MEM_CONNS),
-        .buffers_bytes = cr__mem_bytes(CR__MEM_BUFFERS),
-        .other_bytes = cr__mem_bytes(CR__MEM_OTHER),
-        .kernel_calls = cr__mem_kernel_calls(),
-    };
 }

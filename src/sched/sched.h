@@ -210,6 +210,8 @@ struct cr__worker {
     _Atomic bool hopeless;       /* when it went to sleep: no timer armed. Read by the last one to go */
     uint32_t random;
     struct cr__slab *slabs;      /* its own, but for the images', linked by next: their foreign objects go home before it sleeps */
+    int64_t shrunk_ns;           /* when it last looked what of its memory lies unused (memory.c) */
+    unsigned trim_seen;          /* calls of cr_mem_trim */
     struct cr__post cancel_post;
     struct cr__counters counters;
     _Atomic uint64_t turns;      /* of the loop: who watches sees it move */

@@ -108,6 +108,9 @@ void cr__out_flush(struct cr__out *out);
 void cr__tally_tell(struct cr__tally *tally, struct cr__out *out);
 void cr__out_cycle(struct cr__out *out, const struct cr__edge *const *edges, unsigned count);
 
+/* A line of the process's memory by kind, and of what pages it is (memory.c). */
+void cr__memory_tell(struct cr__out *out);
+
 /* Lines of a backtrace, without the runtime's own frames at both ends. */
 void cr__out_frames(struct cr__out *out, void *const *pcs, unsigned count, bool interrupted);
 

@@ -24,6 +24,11 @@ CR__COLD void cr__send_stack_home(struct cr__worker *worker);
 /* A batch for whoever has nothing to do, linked by cr_co.next. */
 void cr__inject(struct cr__sched *sched, struct cr__record *first);
 
+/* Gives back some of the memory that lies unused, when it is time; nanoseconds until there will be something to give back, negative: there won't (memory.c). */
+bool cr__worker_shrinks_now(const struct cr__worker *worker);
+void cr__worker_shrink(struct cr__worker *worker);
+int64_t cr__worker_shrinks_in(const struct cr__worker *worker);
+
 /* There is something to steal: if somebody sleeps, and nobody searches, wakes one. (Who goes to sleep at this moment may be missed: the one whose
  * ring it is offers again when it takes the next, and who watches looks at the rings.) */
 static inline void cr__sched_offer(struct cr__sched *sched)
@@ -38,8 +43,8 @@ static inline void cr__sched_offer(struct cr__sched *sched)
 /* At a turn of the loop: looks at some of the worker's virtual stacks. */
 void cr__freezer_turn(struct cr__worker *w);
 
-/* How long a worker with something that may be frozen yet may sleep. */
-int64_t cr__freezer_timeout(const struct cr__worker *w, int64_t timeout_ns);
+/* How long the worker may sleep before there is something to freeze; negative: there is nothing. */
+int64_t cr__freezer_due_in(const struct cr__worker *w);
 
 /* Its coroutine is about to go on. 0 or -ENOMEM. */
 int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record);

@@ -157,7 +157,7 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
     enter(addr, size_bytes, NULL);
     struct gap *gap = cr__mem_alloc(sizeof(*gap), CR__MEM_OTHER);
-    int r = cr__os_remap(addr, size_bytes, PROT_READ | PROT_WRITE);
+    int r = cr__os_map_over(addr, size_bytes) /* without its page tables */;
     if (r == 0) {
         cr__mem_advise(addr, size_bytes, MADV_NOHUGEPAGE);
         if (!why_not)
