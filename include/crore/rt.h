@@ -42,6 +42,10 @@ struct cr_config {
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
                                 that have not started wait for a stack of their size */
+    uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each stack in use, or to be used by a
+                                coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched. At the bound spawning
+                                returns -ENOMEM, and so does cr_accept; servers leave connections in the backlog until there is room. What has begun goes on, and may
+                                take a little more: up to 256 KiB a worker, and what it needs to go on (buffers, images) */
     unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
     enum cr_poller poller;
     int report_fd;           /* where it is told that nothing can ever run again, which coroutine runs for too long, and what all of them do at SIGQUIT; 0: standard

@@ -2,6 +2,7 @@
 #include "sched/worker.h"
 
 #include "os/os.h"
+#include "sched/budget.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
@@ -148,6 +149,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, stack_bytes, run_record) == 0)) {
         *cr__co_word(&record->co) = arg;
+        w->unstarted--;
         cr__co_flags_set(&record->co, CR__CO_STARTED);
         return true;
     }
@@ -538,6 +540,8 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
         return -EINVAL;
     if (!cr__stack_fits(&w->stacks, stack_bytes))
         return -EINVAL;
+    if (!cr__budget_spend(w))
+        return -ENOMEM;
     struct cr__record *record = cr__slab_get(&w->records);
     if (!record)
         return -ENOMEM;
@@ -563,6 +567,7 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
         return -ENOMEM;
     }
     w->live++;
+    w->unstarted++;
     cr__count(&w->counters.spawned, 1);
     if (out)
         *out = &record->co; /* before it can run, and end */
