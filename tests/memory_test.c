@@ -69,7 +69,7 @@ static void rises_and_falls(void *unused)
     CHECK(top > PEAK * (size_t)4096);
     open_gate();
     int64_t deadline_ns = cr_after(20000 * CR_MS);
-    while (resident_bytes() > before + top / (SHADOWED ? 2 : 10) && cr_now() < deadline_ns)
+    while (resident_bytes() > before + top / (SHADOWED ? 1 : 10) && cr_now() < deadline_ns)
         CHECK_EQ(cr_sleep(100 * CR_MS), 0);
     CHECK(cr_now() < deadline_ns);
 }
@@ -92,7 +92,7 @@ static void trims(void *unused)
     size_t top = resident_bytes() - before;
     open_gate();
     cr_mem_trim();
-    CHECK(resident_bytes() < before + top / (SHADOWED ? 2 : 10));
+    CHECK(resident_bytes() < before + top / (SHADOWED ? 1 : 10));
     struct cr_mem_stats stats;
     cr_mem_stats_get(&stats);
     CHECK(stats.spare_bytes <= CR__MEM_KINDS * CR__DEPOT_KEPT * CR__CHUNK_BYTES);

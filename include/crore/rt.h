@@ -93,7 +93,7 @@ CR_API int cr_shutdown(void);
 
 /* Spawns a coroutine that nobody waits for. It starts later, in its turn, on whichever worker is free first, and stays there (but see CR_MIGRATABLE);
  * the caller goes on.
- * Returns 0, -EPERM, -ENOMEM. Does not suspend. */
+ * Returns 0, -EPERM, -ENOMEM (also at memory_budget_bytes). Does not suspend. */
 CR_API CR_CHECKED int cr_go(void (*fn)(void *arg), void *arg);
 
 /* The same with attributes, and with a handle if out is not NULL. A handle must be given back: with cr_join or
@@ -189,7 +189,7 @@ CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
 
 /* Gives memory that is not in use back to the system: at once what the process holds back and what the calling thread's worker has left over (some 30 us a MiB), and what other
  * workers have left over with their next turn. All this happens by itself, too, some at a time, about a second after it was last in use; so this is for who knows that a peak is
- * over. Any thread. Never suspends. */
+ * over. (Free stacks take 2 us each.) Any thread. Never suspends. */
 CR_API void cr_mem_trim(void);
 
 #ifdef __cplusplus
