@@ -51,7 +51,7 @@ CR_API CR_CHECKED int cr_listen(struct cr_listener **out, const char *url, const
 CR_API CR_CHECKED int cr_listen_until(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts,
                                       int64_t deadline_ns);
 
-/* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS (the connection stays in the backlog; try
+/* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM (also at the memory budget), -ENOBUFS (the connection stays in the backlog; try
  * again when something was closed. Only where epoll itself has no memory, -ENOMEM, it is closed), -ETIMEDOUT,
  * -ECANCELED, -EBADF (closed meanwhile). */
 CR_API CR_CHECKED int cr_accept(struct cr_listener *l, struct cr_conn **out);

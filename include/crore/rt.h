@@ -47,6 +47,10 @@ struct cr_config {
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
     size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
                                 that have not started wait for a stack of their size */
+    uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each stack in use, or to be used by a
+                                coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched. At the bound spawning
+                                returns -ENOMEM, and so does cr_accept; servers leave connections in the backlog until there is room. What has begun goes on, and may
+                                take a little more: up to 256 KiB a worker, and what it needs to go on (buffers, images) */
     unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
     enum cr_poller poller;
     int report_fd;           /* where it is told that nothing can ever run again, which coroutine runs for too long, and what all of them do at SIGQUIT; 0: standard
@@ -94,7 +98,7 @@ CR_API int cr_shutdown(void);
 
 /* Spawns a coroutine that nobody waits for. It starts later, in its turn, on whichever worker is free first, and stays there (but see CR_MIGRATABLE);
  * the caller goes on.
- * Returns 0, -EPERM, -ENOMEM. Does not suspend. */
+ * Returns 0, -EPERM, -ENOMEM (also at memory_budget_bytes). Does not suspend. */
 CR_API CR_CHECKED int cr_go(void (*fn)(void *arg), void *arg);
 
 /* The same with attributes, and with a handle if out is not NULL. A handle must be given back: with cr_join or
@@ -190,7 +194,7 @@ CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
 
 /* Gives memory that is not in use back to the system: at once what the process holds back and what the calling thread's worker has left over (some 30 us a MiB), and what other
  * workers have left over with their next turn. All this happens by itself, too, some at a time, about a second after it was last in use; so this is for who knows that a peak is
- * over. Any thread. Never suspends. */
+ * over. (Free stacks take 2 us each.) Any thread. Never suspends. */
 CR_API void cr_mem_trim(void);
 
 #ifdef __cplusplus

@@ -32,7 +32,8 @@ struct cr_serve_opts {
     const struct cr_attr *attr;  /* of the sessions; NULL: default */
     enum cr_placement placement;
     /* Asked by a worker before it accepts: 0, or why nothing more is to be accepted now (-EMFILE, say); it is asked again some milliseconds later, and what
-     * waits stays in the backlog. May be called by several workers at the same time; must not suspend. NULL: never full. */
+     * waits stays in the backlog. May be called by several workers at the same time; must not suspend. NULL: never full. (At the runtime's memory budget
+     * nothing is accepted either, as if it had said -ENOMEM.) */
     int (*full)(void *arg);
     /* Told when accepting pauses on a worker (why < 0: what full said, or what accepting failed with), and when it goes on (0). NULL: written to the
      * runtime's report_fd. As full. */

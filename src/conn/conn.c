@@ -4,6 +4,8 @@
 
 #include <stdatomic.h>
 
+#include "sched/budget.h"
+
 static struct cr_net *_Atomic default_net; /* each runtime sets the same */
 
 void cr__conn_default_net(struct cr_net *net)
@@ -85,7 +87,10 @@ int cr_bind(struct cr_conn **out, const char *text, const struct cr_conn_opts *o
 
 int cr_accept_until(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
 {
-    return in_coroutine() ? l->ops->accept(l, out, deadline_ns) : -EPERM;
+    struct cr__worker *w;
+    if (!cr__running(&w))
+        return -EPERM;
+    return cr__budget_reached(w) ? -ENOMEM : l->ops->accept(l, out, deadline_ns);
 }
 
 int cr_accept(struct cr_listener *l, struct cr_conn **out)

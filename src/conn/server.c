@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "obs/obs.h"
+#include "sched/budget.h"
 
 #define URL_BYTES 300
 #define PAUSE_NS (10 * CR_MS)
@@ -104,6 +105,7 @@ static int begin_session(struct cr_server *server, struct cr_conn *conn, enum cr
         *start = (struct start){&server->places[where], conn};
         get(server);
         atomic_fetch_add_explicit(&start->place->sessions, 1, memory_order_relaxed);
+        cr__budget_exceed(cr__worker_here()); /* its connection has been accepted while the acceptor waited */
         r = placement == CR_PLACE_DEFAULT ? cr_spawn(NULL, run_session, start, &server->attr)
                                           : cr_spawn_on(NULL, where, run_session, start, &server->attr);
         if (r < 0) {
@@ -145,20 +147,29 @@ static bool is_cancelled(void)
     return cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed));
 }
 
+/* 0: there is room for one more; else why not. */
+static int full(const struct cr_server *server)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (cr__budget_reached(w))
+        return -ENOMEM;
+    return server->opts.full ? server->opts.full(server->arg) : 0;
+}
+
 /* A pause ends when all who waited have been accepted, lest each one be announced. */
 static void accept_all(struct place *place)
 {
     struct cr_server *server = place->server;
     for (;;) {
         struct cr_conn *conn;
-        int full = server->opts.full ? server->opts.full(server->arg) : 0;
-        int r = full ? 0 : cr_accept_until(place->listener, &conn, place->paused ? 0 : CR_FOREVER);
-        if (full == 0 && r == 0)
+        int why = full(server);
+        int r = why ? 0 : cr_accept_until(place->listener, &conn, place->paused ? 0 : CR_FOREVER);
+        if (why == 0 && r == 0)
             r = begin_session(server, conn, placement_of(server));
         if (r == -ECANCELED || is_cancelled())
             return;
-        if (full < 0 || passes(r)) {
-            tell(place, full < 0 ? full : r);
+        if (why < 0 || passes(r)) {
+            tell(place, why < 0 ? why : r);
             if (cr_sleep(PAUSE_NS) == -ECANCELED)
                 return;
         } else if (r == -ETIMEDOUT) {
@@ -214,7 +225,7 @@ static void accept_in_its_place(void *arg)
     cr__mem_free(arg, sizeof(t), CR__MEM_CONNS);
     do {
         struct cr_conn *conn;
-        while (!(server->opts.full && server->opts.full(server->arg)) && (conn = accept_at(place)) != NULL) {
+        while (full(server) == 0 && (conn = accept_at(place)) != NULL) {
             if (begin_session(server, conn, CR_PLACE_HERE) < 0)
                 break;
         }
@@ -280,7 +291,7 @@ static int listen_all(struct cr_server *server, const char *url)
 {
     unsigned here = (unsigned)cr_worker_index(), count = server->sched->count;
     struct cr_conn_opts opts = server->opts.conn;
-    unsigned ahead = server->opts.full ? CR__NOT_AHEAD : 0; /* what was accepted ahead is there, however full it is */
+    unsigned ahead = server->opts.full || server->sched->budget_bytes ? CR__NOT_AHEAD : 0; /* what was accepted ahead is there, however full it is */
     server->one_for_all = !has_port(url) && count > 1;
     bool first = has_port(url) && count > 1 && !(opts.flags & CR_REUSE_PORT);
     int r = cr__listen(&server->places[here].listener, url, &opts, ahead | (first ? CR__FIRST_ON_PORT : 0));

@@ -64,19 +64,32 @@ bool cr__depot_restless(void)
 
 /* ---- Blocks ------------------------------------------------------------------------------------------------- */
 
-static char *reserve_some(size_t size_bytes)
+static char *map_addresses(size_t size_bytes)
 {
     cr__mem_count_call();
-    char *addr = cr__os_map(size_bytes + BLOCK_BYTES, PROT_NONE);
-    return addr ? (char *)cr__round_up((uintptr_t)addr, BLOCK_BYTES) : NULL;
+    return cr__os_map(size_bytes + BLOCK_BYTES, PROT_NONE); /* some more, to be aligned */
+}
+
+/* Where the process is limited, half of what can be had: stacks want addresses, too. */
+static char *take_addresses(size_t *size_bytes)
+{
+    char *addr = NULL;
+    for (*size_bytes = CR__RESERVE_MAX_BYTES; *size_bytes >= RESERVE_MIN_BYTES; *size_bytes /= 2) {
+        addr = map_addresses(*size_bytes);
+        if (addr)
+            break;
+    }
+    if (!addr || *size_bytes == CR__RESERVE_MAX_BYTES || *size_bytes == RESERVE_MIN_BYTES)
+        return addr;
+    cr__os_unmap(addr, *size_bytes + BLOCK_BYTES);
+    *size_bytes /= 2;
+    return map_addresses(*size_bytes);
 }
 
 static bool reserve_locked(void)
 {
-    size_t size_bytes = CR__RESERVE_MAX_BYTES;
-    char *base = NULL;
-    while (size_bytes >= RESERVE_MIN_BYTES && !(base = reserve_some(size_bytes)))
-        size_bytes /= 2;
+    size_t size_bytes;
+    char *base = (char *)cr__round_up((uintptr_t)take_addresses(&size_bytes), BLOCK_BYTES);
     size_t table_bytes = cr__round_up(size_bytes / CR__CHUNK_BYTES * sizeof(struct cr__chunk), BLOCK_BYTES);
     if (!base || cr__mem_protect(base, table_bytes, PROT_READ | PROT_WRITE) < 0)
         return false;

@@ -81,11 +81,17 @@ void cr__images_flush(struct cr__images *images)
         cr__slab_flush(slab);
 }
 
-bool cr__images_tick(struct cr__images *images)
+void cr__images_look(struct cr__images *images)
+{
+    for (EACH_CLASS(slab, images))
+        cr__slab_look(slab);
+}
+
+bool cr__images_shrink(struct cr__images *images)
 {
     bool more = false;
     for (EACH_CLASS(slab, images))
-        more |= cr__slab_tick(slab);
+        more |= cr__slab_shrink(slab);
     return more;
 }
 

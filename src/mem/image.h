@@ -33,9 +33,10 @@ static inline size_t cr__image_room(const void *image)
     return cr__slab_of(image)->object_size_bytes;
 }
 
-/* What cr__slab_flush, _tick, _restless and _trim do, for all classes. */
+/* What cr__slab_flush, _look, _shrink, _trim and _restless do, for all classes. */
 void cr__images_flush(struct cr__images *images);
-bool cr__images_tick(struct cr__images *images);
+void cr__images_look(struct cr__images *images);
+bool cr__images_shrink(struct cr__images *images);
 bool cr__images_restless(const struct cr__images *images);
 void cr__images_trim(struct cr__images *images);
 

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#define STIR_TICKS 2
+#define STIR_LOOKS 2
 #define SLICE_OBJECTS 2048 /* that are put into their chunks at once */
 
 /* Between two objects, under ASan; so long that their alignment stays what it is. */
@@ -179,7 +179,7 @@ static void *refill(struct cr__slab *slab)
 void *cr__slab_get_slow(struct cr__slab *slab)
 {
     void *object = NULL;
-    slab->stir = STIR_TICKS;
+    slab->stir = STIR_LOOKS;
     if (slab->spare) {
         slab->free = slab->spare;
         slab->free_count = slab->free_max;
@@ -197,7 +197,7 @@ void *cr__slab_get_slow(struct cr__slab *slab)
 /* The full magazine becomes the spare one, whose objects go into their chunks. */
 void cr__slab_turn(struct cr__slab *slab)
 {
-    slab->stir = STIR_TICKS;
+    slab->stir = STIR_LOOKS;
     chain_back(slab, slab->spare, slab->free_max);
     slab->spare = slab->free;
     slab->free = NULL;
@@ -246,12 +246,16 @@ static void empty_magazines(struct cr__slab *slab)
     }
 }
 
-bool cr__slab_tick(struct cr__slab *slab)
+void cr__slab_look(struct cr__slab *slab)
+{
+    if (slab->stir > 0 && --slab->stir == 0)
+        empty_magazines(slab);
+}
+
+bool cr__slab_shrink(struct cr__slab *slab)
 {
     take_returned(slab);
     slab->arrived = chain_back(slab, slab->arrived, SLICE_OBJECTS);
-    if (slab->stir > 0 && --slab->stir == 0)
-        empty_magazines(slab);
     return slab->arrived != NULL;
 }
 

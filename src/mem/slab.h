@@ -36,7 +36,7 @@ struct cr__slab {
     struct cr__chunk *current, *partial;
     uint32_t object_size_bytes, stride_bytes;
     enum cr__mem_kind kind;
-    uint8_t stir;         /* ticks until it is left alone: it has been in use not long ago */
+    uint8_t stir;         /* looks until it is left alone: it has been in use not long ago */
     struct cr__slab *next; /* of the same owner's: for who has several */
 
     /* objects of another slab that its owner has freed: a chain that has not been sent yet */
@@ -61,9 +61,10 @@ void cr__slab_put_away(struct cr__slab *slab, struct cr__slab *home, void *objec
 /* Sends what is gathered. Its owner calls it before it sleeps, and now and then. */
 void cr__slab_flush(struct cr__slab *slab);
 
-/* Its owner calls it about twice a second, or again at once if it returns true: puts what lies unused into the chunks, some at a time, and empty chunks into the
- * depot. cr__slab_restless: whether there may be something to do, if nobody uses it. cr__slab_trim does all of it, however lately it was used. */
-bool cr__slab_tick(struct cr__slab *slab);
+/* Shrinking, by the owner. _look, about twice a second: if nobody has turned a magazine for two looks, what lies in them goes into the chunks. _shrink: some of what has come home
+ * goes into the chunks; returns whether there is more. _trim: all of that, however lately it was used. _restless: whether a look or a shrinking may find something. */
+void cr__slab_look(struct cr__slab *slab);
+bool cr__slab_shrink(struct cr__slab *slab);
 void cr__slab_trim(struct cr__slab *slab);
 
 static inline bool cr__slab_restless(const struct cr__slab *slab)

@@ -287,6 +287,7 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         r = choose_poller(&rt->config);
     if (r == 0)
         r = choose_stack(&rt->config);
+    rt->sched.budget_bytes = rt->config.memory_budget_bytes;
     rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
     rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);
     rt->sched.report_fd = rt->config.report_fd ? rt->config.report_fd : STDERR_FILENO;

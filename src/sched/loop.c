@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "os/os.h"
+#include "sched/budget.h"
 #include "sched/monitor.h"
 #include "sched/injection.h"
 #include "sched/worker.h"
@@ -448,6 +449,7 @@ static void house_keeping(struct cr__worker *w)
         w->aged_ns = w->now_ns;
         cr__age(w);
     }
+    cr__budget_tell(w);
     if (CR__UNLIKELY(cr__worker_shrinks_now(w)))
         cr__worker_shrink(w);
     cr__send_stack_home(w);

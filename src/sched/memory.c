@@ -17,7 +17,7 @@ static bool restless(const struct cr__worker *w)
         if (cr__slab_restless(slab))
             return true;
     }
-    return cr__images_restless(&w->images) || cr__depot_restless();
+    return cr__images_restless(&w->images) || cr__stack_pool_restless(&w->stacks) || cr__depot_restless();
 }
 
 int64_t cr__worker_shrinks_in(const struct cr__worker *w)
@@ -44,16 +44,27 @@ static void tell_sleepers(struct cr__worker *w)
     }
 }
 
-static bool tick_all(struct cr__worker *w)
+static void look_all(struct cr__worker *w)
 {
-    bool more = cr__images_tick(&w->images);
+    cr__stack_pool_look(&w->stacks);
+    cr__images_look(&w->images);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
-        more |= cr__slab_tick(slab);
+        cr__slab_look(slab);
+    if (!w->alone)
+        tell_sleepers(w);
+}
+
+static bool shrink_all(struct cr__worker *w)
+{
+    bool more = cr__stack_pool_shrink(&w->stacks) | cr__images_shrink(&w->images) | cr__depot_tick(w->now_ns);
+    for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
+        more |= cr__slab_shrink(slab);
     return more;
 }
 
 static void trim_all(struct cr__worker *w)
 {
+    cr__stack_pool_hurry(&w->stacks);
     cr__images_trim(&w->images);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
         cr__slab_trim(slab);
@@ -62,18 +73,15 @@ static void trim_all(struct cr__worker *w)
 void cr__worker_shrink(struct cr__worker *w)
 {
     unsigned wished = atomic_load_explicit(&wish, memory_order_relaxed);
-    bool more;
     if (wished != w->trim_seen) {
         w->trim_seen = wished;
         trim_all(w);
         cr__depot_hurry();
-        more = true;
-    } else {
-        more = tick_all(w) | cr__depot_tick(w->now_ns);
-        if (!w->alone)
-            tell_sleepers(w);
+    } else if (!w->shrinks_on) {
+        look_all(w);
     }
-    w->shrunk_ns = more ? w->now_ns - LOOK_NS : w->now_ns;
+    w->shrinks_on = shrink_all(w);
+    w->shrunk_ns = w->shrinks_on ? w->now_ns - LOOK_NS : w->now_ns;
 }
 
 bool cr__worker_shrinks_now(const struct cr__worker *w)
@@ -88,6 +96,8 @@ void cr_mem_trim(void)
     if (w) {
         w->trim_seen = wished;
         trim_all(w);
+        while (cr__stack_pool_shrink(&w->stacks))
+            ;
     }
     cr__depot_trim();
 }

@@ -2,6 +2,7 @@
 #include "sched/worker.h"
 
 #include "os/os.h"
+#include "sched/budget.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
@@ -171,6 +172,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     }
     if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
         *cr__co_word(&record->co) = arg;
+        w->unstarted--;
         cr__co_flags_set(&record->co, CR__CO_STARTED);
         if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL)
             cr__freezer_owns(w, record, true);
@@ -585,6 +587,8 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
         return -EINVAL;
     if (!cr__stack_fits(&w->stacks, stack_bytes))
         return -EINVAL;
+    if (!cr__budget_spend(w))
+        return -ENOMEM;
     struct cr__record *record = cr__slab_get(&w->records);
     if (!record)
         return -ENOMEM;
@@ -610,6 +614,7 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
         return -ENOMEM;
     }
     w->live++;
+    w->unstarted++;
     cr__count(&w->counters.spawned, 1);
     if (out)
         *out = &record->co; /* before it can run, and end */

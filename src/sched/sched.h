@@ -189,6 +189,9 @@ struct cr__worker {
     struct cr__stack_pool *last_stack_home;
     struct cr__queue starved[CR__STACK_CLASSES]; /* started in their turn, and no stack of that class was left */
     _Atomic unsigned starving;   /* how many; who brings a stack home looks */
+    int64_t allowance_bytes;     /* what may still be spawned before it looks at the budget (budget.h) */
+    int64_t unstarted;           /* spawned here and not started, minus started here and spawned elsewhere: so only the sum says something */
+    int64_t stacks_told;         /* of its stacks, among the runtime's stacks_promised */
     int64_t live;                /* spawned minus ended here, since it was last added to the runtime's */
     uint32_t last_id;
     uint32_t default_stack_bytes;
@@ -211,6 +214,7 @@ struct cr__worker {
     uint32_t random;
     struct cr__slab *slabs;      /* its own, but for the images', linked by next: their foreign objects go home before it sleeps */
     int64_t shrunk_ns;           /* when it last looked what of its memory lies unused (memory.c) */
+    bool shrinks_on;             /* it has found more than it gives back in one turn */
     unsigned trim_seen;          /* calls of cr_mem_trim */
     struct cr__post cancel_post;
     struct cr__counters counters;
@@ -240,6 +244,7 @@ struct cr__sched {
     bool stoppable;              /* from another thread: then there is always something that may still come */
     int64_t slow_ns;             /* negative: nobody is told of slow coroutines */
     _Atomic bool told_not_frozen;
+    uint64_t budget_bytes;       /* 0: none */
     bool tells_at_quit;          /* SIGQUIT has it write a dump */
     struct cr__watch *watch;     /* who looks at it from outside; NULL: nobody yet. This and what follows: monitor.c's, under its lock */
     bool watched;
@@ -255,6 +260,7 @@ struct cr__sched {
     _Atomic int result;
 
     _Alignas(CR__CACHE_LINE) _Atomic int64_t live; /* coroutines that have not ended, when all workers are idle */
+    _Atomic int64_t stacks_promised; /* stacks in use, and to be used by coroutines that have not started: with a budget only */
     _Atomic int64_t promised;    /* what threads outside will still send: blocking jobs, remote calls under way */
     _Atomic unsigned inside;     /* threads outside that may touch workers right now */
     _Atomic uint8_t end_lock;

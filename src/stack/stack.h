@@ -44,6 +44,11 @@ struct cr__stack_class {
     char *fresh;         /* slots of the newest chunk that were never handed out: [fresh, end) */
     char *end;
     uint32_t in_use;
+    uint32_t peak;       /* the most that were in use since the last look */
+    uint32_t warm;       /* in use or in `free` */
+    uint32_t doomed;     /* so many of those in `free` are to lose their pages */
+    char **cold;         /* tops of those that have lost them: no link can lie in them */
+    uint32_t cold_count, cold_capacity;
 };
 
 struct cr__stack_pool {
@@ -83,7 +88,8 @@ static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes
         if (CR__UNLIKELY(!top))
             break;
         c->free = *(char **)(void *)(top - sizeof(char *));
-        c->in_use++;
+        if (++c->in_use > c->peak)
+            c->peak = c->in_use;
         *out = (struct cr__stack){.top = top, .size_bytes = size_bytes};
         return 0;
     }
@@ -98,6 +104,15 @@ void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack);
 
 /* By the owner: takes over what others have put. Returns whether there was any. */
 bool cr__stack_take_returned(struct cr__stack_pool *pool);
+
+uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool);
+
+/* Pages of free stacks go back to the kernel. _look, about twice a second: what was not in use since the last look, but for a few, is to lose its pages; _hurry: all that are free.
+ * _shrink takes them from some of these; returns whether there are more. _restless: whether another look might find some. By the owner, on a stack that is in use. */
+void cr__stack_pool_look(struct cr__stack_pool *pool);
+void cr__stack_pool_hurry(struct cr__stack_pool *pool);
+bool cr__stack_pool_shrink(struct cr__stack_pool *pool);
+bool cr__stack_pool_restless(const struct cr__stack_pool *pool);
 
 /* The lowest usable address. */
 char *cr__stack_low(struct cr__stack stack);

@@ -263,6 +263,8 @@ static uint32_t unused(const struct cr__stack_class *c, const struct cr__stack_c
         count = (uint32_t)((size_t)(c->end - c->fresh) / chunk->slot_bytes);
     for (const char *top = c->free; top; top = *(char *const *)(const void *)(top - sizeof(char *)))
         count += lies_in(chunk, top - 1);
+    for (uint32_t i = 0; i < c->cold_count; i++)
+        count += lies_in(chunk, c->cold[i] - 1);
     return count;
 }
 
@@ -272,11 +274,19 @@ static void forget(struct cr__stack_class *c, const struct cr__stack_chunk *chun
         c->fresh = c->end = NULL;
     for (char **link = &c->free, *top; (top = *link) != NULL;) {
         char **next = (char **)(void *)(top - sizeof(char *));
-        if (lies_in(chunk, top - 1))
+        if (lies_in(chunk, top - 1)) {
             *link = *next;
-        else
+            c->warm--;
+        } else {
             link = next;
+        }
     }
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < c->cold_count; i++) {
+        if (!lies_in(chunk, c->cold[i] - 1))
+            c->cold[kept++] = c->cold[i];
+    }
+    c->cold_count = kept;
 }
 
 /* Unmaps the chunks of which no stack is in use, for a size that finds no room; but not the one that we run on: a coroutine that ends has
@@ -332,12 +342,23 @@ struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i
     return i < chunk->slots ? cr__stack_slot(chunk, chunk->base + i * chunk->slot_bytes, low, top) : NULL;
 }
 
+static int taken(struct cr__stack_class *c, char *top, struct cr__stack *out)
+{
+    c->warm++;
+    if (++c->in_use > c->peak)
+        c->peak = c->in_use;
+    *out = (struct cr__stack){.top = top, .size_bytes = c->size_bytes};
+    return 0;
+}
+
 int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out)
 {
     struct cr__stack_class *c = class_of(pool, size_bytes);
     size_t guard_bytes = guard_of(pool, size_bytes), slot_bytes = guard_bytes + size_bytes;
     if (cr__stack_take_returned(pool) && c->free)
         return cr__stack_get(pool, size_bytes, out);
+    if (c->cold_count > 0)
+        return taken(c, c->cold[--c->cold_count], out);
     if (c->fresh == c->end) {
         int r = chunk_add(pool, c);
         if (r == -ENOMEM && reclaim(pool))
@@ -350,9 +371,7 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
     char *top = top_of(c->fresh, slot_bytes);
     (void)VALGRIND_STACK_REGISTER(c->fresh + guard_bytes, c->fresh + slot_bytes); /* a switch is no allocation of locals */
     c->fresh += slot_bytes;
-    c->in_use++;
-    *out = (struct cr__stack){.top = top, .size_bytes = size_bytes};
-    return 0;
+    return taken(c, top, out);
 }
 
 char *cr__stack_low(struct cr__stack stack)
@@ -404,8 +423,92 @@ bool cr__stack_take_returned(struct cr__stack_pool *pool)
     return true;
 }
 
+/* ---- Giving pages back -------------------------------------------------------------------------------------- */
+
+#define FREE_KEPT 64     /* of each size */
+#define SLICE_STACKS 64
+
+uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool)
+{
+    uint64_t sum = 0;
+    for (const struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++)
+        sum += c->in_use;
+    return sum;
+}
+
+static void doom(struct cr__stack_class *c, uint32_t needed)
+{
+    c->doomed = c->warm > needed + FREE_KEPT ? c->warm - needed - FREE_KEPT : 0;
+}
+
+void cr__stack_pool_look(struct cr__stack_pool *pool)
+{
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
+        doom(c, c->peak);
+        c->peak = c->in_use;
+    }
+}
+
+void cr__stack_pool_hurry(struct cr__stack_pool *pool)
+{
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++)
+        doom(c, c->in_use);
+}
+
+static bool has_room(struct cr__stack_class *c)
+{
+    if (c->cold_count < c->cold_capacity)
+        return true;
+    uint32_t capacity = c->cold_capacity ? 2 * c->cold_capacity : 512;
+    char **cold = cr__mem_alloc(capacity * sizeof(*cold), CR__MEM_OTHER);
+    if (!cold)
+        return false;
+    if (c->cold)
+        memcpy(cold, c->cold, c->cold_count * sizeof(*cold));
+    cr__mem_free(c->cold, c->cold_capacity * sizeof(*cold), CR__MEM_OTHER);
+    c->cold = cold;
+    c->cold_capacity = capacity;
+    return true;
+}
+
+/* The link in the top word goes, too: the kernel hands out zeroes. */
+static bool cool_one(struct cr__stack_class *c)
+{
+    char *top = c->free;
+    if (!top || !has_room(c))
+        return false;
+    c->free = *(char **)(void *)(top - sizeof(char *));
+    c->warm--;
+    c->cold[c->cold_count++] = top;
+    cr__mem_advise(cr__stack_low((struct cr__stack){.top = top, .size_bytes = c->size_bytes}), c->size_bytes, MADV_DONTNEED);
+    return true;
+}
+
+bool cr__stack_pool_shrink(struct cr__stack_pool *pool)
+{
+    unsigned left = SLICE_STACKS;
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
+        for (; c->doomed > 0 && left > 0; left--)
+            c->doomed = cool_one(c) ? c->doomed - 1 : 0;
+        if (c->doomed > 0)
+            return true;
+    }
+    return false;
+}
+
+bool cr__stack_pool_restless(const struct cr__stack_pool *pool)
+{
+    for (const struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
+        if (c->warm > c->in_use + FREE_KEPT)
+            return true;
+    }
+    return false;
+}
+
 void cr__stack_pool_fini(struct cr__stack_pool *pool)
 {
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES; c++)
+        cr__mem_free(c->cold, c->cold_capacity * sizeof(*c->cold), CR__MEM_OTHER);
     for (struct cr__stack_chunk *chunk = pool->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
         chunk_unmap(chunk);

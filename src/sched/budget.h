@@ -1,0 +1,45 @@
+/* The budget: a bound on what the runtime holds by its own books. At the bound nothing new is begun: spawning fails with -ENOMEM, and so does accepting. What
+ * has begun goes on, and gets what it needs for that: room for images, buffers, its first stack. So back-pressure never becomes a standstill.
+ *
+ * What counts: chunks of slabs in use, small objects of the runtime's, and for each stack in use a page and its page tables; also for each coroutine that has not
+ * started, since it will want one. What the depot holds back does not: it is used before anything new is.
+ *
+ * A worker looks at the books, which all share, once for many spawns: it grants itself an allowance, a part of what is left, and spends it. So the bound may be exceeded
+ * by an allowance a worker. Any worker's own thread. */
+#ifndef CR__BUDGET_H
+#define CR__BUDGET_H
+
+#include "sched/sched.h"
+
+#define CR__BUDGET_STACK_BYTES (4096 + 256)
+#define CR__BUDGET_SPAWN_BYTES ((int64_t)sizeof(struct cr__record) + CR__BUDGET_STACK_BYTES)
+
+CR__COLD bool cr__budget_renew(struct cr__worker *worker);
+
+/* Before a spawn: whether there is room for one. */
+static inline bool cr__budget_spend(struct cr__worker *worker)
+{
+    worker->allowance_bytes -= CR__BUDGET_SPAWN_BYTES;
+    return CR__LIKELY(worker->allowance_bytes >= 0) || cr__budget_renew(worker);
+}
+
+/* Before a spawn that is part of what has begun, and can't be put off: the next one is granted. */
+static inline void cr__budget_exceed(struct cr__worker *worker)
+{
+    if (worker->allowance_bytes < CR__BUDGET_SPAWN_BYTES)
+        worker->allowance_bytes = CR__BUDGET_SPAWN_BYTES;
+}
+
+/* Whether the bound has been reached. */
+static inline bool cr__budget_reached(struct cr__worker *worker)
+{
+    return CR__UNLIKELY(worker->allowance_bytes < CR__BUDGET_SPAWN_BYTES) && !cr__budget_renew(worker);
+}
+
+/* With each turn of the loop: what is in use here becomes known to all. */
+void cr__budget_tell(struct cr__worker *worker);
+
+/* Whether little is left: for who can make do with less. */
+bool cr__budget_tight(const struct cr__worker *worker);
+
+#endif
