@@ -176,6 +176,14 @@ static void adopt(struct cr__worker *w, struct cr_co *co)
         cr__park_worker_set(word, w->index);
 }
 
+/* The one that will be taken next, if nobody else takes it: both lines will be written. */
+static inline void prefetch_fresh(struct cr__worker *w)
+{
+    const struct cr_co *after = cr__runq_peek(&w->stealable);
+    cr__fetch_to_write(after);
+    cr__fetch_to_write((const char *)after + CR__CACHE_LINE);
+}
+
 static struct cr_co *take_stealable(struct cr__worker *w)
 {
     struct cr_co *co = cr__runq_pop(&w->stealable);
@@ -183,8 +191,10 @@ static struct cr_co *take_stealable(struct cr__worker *w)
         w->elsewhere &= (uint8_t)~CR__IN_RING;
         return NULL;
     }
-    if (cr__runq_length(&w->stealable) > 0)
+    if (cr__runq_length(&w->stealable) > 0) {
+        prefetch_fresh(w);
         cr__sched_offer(w->sched);
+    }
     adopt(w, co);
     return co;
 }

@@ -179,6 +179,8 @@ int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
+    if (!w->alone)
+        cr__fetch_to_write(count_of(group));
     int64_t old = atomic_load_explicit(count_of(group), memory_order_relaxed), new;
     do {
         if (__builtin_add_overflow(old, n, &new) || new < 0)
