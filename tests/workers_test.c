@@ -145,6 +145,43 @@ TEST_SEVERAL(what_may_migrate_does_and_keeps_its_variables)
     } while (__builtin_popcountl(seen_workers) < 2); /* a busy machine may give one worker all the time */
 }
 
+/* More than a ring holds, woken from another worker at once. */
+#define CROWD 600
+static struct cr_waitgroup first_gate, second_gate;
+
+static void passes_two_gates(void *unused)
+{
+    (void)unused;
+    counts(NULL);
+    CHECK_EQ(cr_waitgroup_wait(&first_gate), 0);
+    int here = cr_worker_index();
+    counts(NULL);
+    CHECK_EQ(cr_waitgroup_wait_until(&second_gate, cr_after(100 * CR_SEC)), 0);
+    CHECK_EQ(cr_worker_index(), here);
+    counts(NULL);
+}
+
+TEST_CO_CONFIG(a_timed_wait_ends_where_its_timer_is_however_many_were_woken_from_elsewhere, &(struct cr_config){.workers = 2})
+{
+    static const struct cr_attr attr = {.flags = CR_MIGRATABLE};
+    unsigned other = 1 - (unsigned)cr_worker_index();
+    counter = 0;
+    CHECK_EQ(cr_waitgroup_add(&first_gate, 1), 0);
+    CHECK_EQ(cr_waitgroup_add(&second_gate, 1), 0);
+    for (int i = 0; i < CROWD; i++)
+        CHECK_EQ(cr_spawn_on(NULL, other, passes_two_gates, NULL, &attr), 0);
+    while (counter < CROWD)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_sleep(10 * CR_MS), 0); /* the last ones have begun to wait, too */
+    CHECK_EQ(cr_waitgroup_done(&first_gate), 0);
+    while (counter < 2 * CROWD)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_sleep(10 * CR_MS), 0);
+    CHECK_EQ(cr_waitgroup_done(&second_gate), 0);
+    while (counter < 3 * CROWD)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+}
+
 static void tree(void *arg)
 {
     intptr_t depth = (intptr_t)arg;

@@ -39,12 +39,22 @@ static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
         cr__sched_offer(w->sched);
 }
 
+/* Where it is, from now on. */
+static void adopt(struct cr__worker *w, struct cr_co *co)
+{
+    cr__park_word *word = &cr__record_of(co)->word;
+    if (cr__park_worker(word) != w->index)
+        cr__park_worker_set(word, w->index);
+}
+
 static void push_wanderer(struct cr__worker *w, struct cr_co *co)
 {
-    if (cr__runq_push(&w->wanderers, co))
+    if (CR__LIKELY(cr__runq_push(&w->wanderers, co))) {
         w->elsewhere |= CR__IN_WANDERERS;
-    else
-        cr__queue_push(&w->ready, co); /* it stays, this time */
+    } else { /* it stays here, this time, wherever it has come from */
+        adopt(w, co);
+        cr__queue_push(&w->ready, co);
+    }
 }
 
 static inline bool is_stealable(const struct cr__worker *w, const struct cr__record *record)
@@ -166,14 +176,6 @@ static inline void prefetch(const struct cr_co *after, int stack_lines)
     for (int i = 0; i < stack_lines; i++)
         __builtin_prefetch((char *)after->sp + i * CR__CACHE_LINE);
     __builtin_prefetch(after->next);
-}
-
-/* Where it is, from now on. */
-static void adopt(struct cr__worker *w, struct cr_co *co)
-{
-    cr__park_word *word = &cr__record_of(co)->word;
-    if (cr__park_worker(word) != w->index)
-        cr__park_worker_set(word, w->index);
 }
 
 static struct cr_co *take_stealable(struct cr__worker *w)
