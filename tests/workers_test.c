@@ -2,6 +2,7 @@
 #include <crore/crore.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 
 #include "test.h"
 
@@ -273,6 +274,24 @@ TEST(stop_from_outside_reaches_every_worker_at_any_time)
         CHECK_EQ(counter, 400);
         cr_rt_destroy(rt);
     }
+}
+
+/* Whichever comes first: the wish to stop, or that there is no poller. */
+TEST(what_can_not_be_set_up_can_be_stopped)
+{
+    struct rlimit before, tight;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    tight = before;
+    tight.rlim_cur = 3;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    for (int round = 0; round < 200; round++) {
+        struct cr_rt *rt;
+        CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.workers = round % 2 + 1u, .poller = CR_POLLER_EPOLL}), 0);
+        CHECK_EQ(cr_rt_start(rt, many_sleepers, NULL), 0);
+        CHECK_EQ(cr_rt_stop(rt), -EMFILE);
+        cr_rt_destroy(rt);
+    }
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 static void parks_for_ever(void *unused)

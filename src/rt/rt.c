@@ -361,7 +361,8 @@ int cr_rt_wait(struct cr_rt *rt)
 static void on_stop(struct cr__worker *worker, struct cr__post *post)
 {
     (void)post;
-    cr__sched_cancel_all(worker->sched, worker);
+    if (worker) /* else it has ended before its workers began */
+        cr__sched_cancel_all(worker->sched, worker);
 }
 
 int cr_rt_stop(struct cr_rt *rt)
