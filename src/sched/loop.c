@@ -341,7 +341,10 @@ static bool fall_asleep(struct cr__worker *w)
         atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
         return false;
     }
-    atomic_thread_fence(memory_order_seq_cst); /* asleep comes before the look at the others, of whom one sees all asleep, and at `done`: see finish_locked */
+    /* asleep comes before the look at the others, of whom one sees all asleep; at `done`: see finish_locked; and at stacks: see cr__send_stack_home */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (CR__UNLIKELY(w->starving > 0) && cr__stack_any_returned(&w->stacks))
+        cr__worker_rouse(w); /* before the look for the end: one that is roused has something to do */
     if (atomic_load_explicit(&s->idle, memory_order_relaxed) == s->count)
         look_for_the_end(s);
     return true;
@@ -425,7 +428,7 @@ static void house_keeping(struct cr__worker *w)
     }
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0))
-        atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
+        atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack: here, or when we fall asleep */
     if (CR__UNLIKELY(w->starving > 0) && cr__stack_take_returned(&w->stacks)) {
         while (w->starving > 0)
             cr__feed(w, 0);

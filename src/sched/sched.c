@@ -425,7 +425,7 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
     struct cr__worker *home = CR__CONTAINER(w->last_stack_home, struct cr__worker, stacks);
     cr__stack_put_remote(&home->stacks, w->last_stack);
     w->last_stack.top = NULL;
-    atomic_thread_fence(memory_order_seq_cst); /* see house_keeping */
+    atomic_thread_fence(memory_order_seq_cst); /* it sees the stack, or we see it starve, and asleep: house_keeping, fall_asleep */
     if (atomic_load_explicit(&home->starving, memory_order_relaxed) > 0)
         cr__worker_rouse(home);
 }
