@@ -160,6 +160,40 @@ TEST(who_gives_up_leaves_nothing_behind)
     model_run(two_and_a_timer, all_free);
 }
 
+/* ---- Freeing ------------------------------------------------------------------------------------------------ */
+
+static struct shared {
+    struct cr_mutex mutex;
+    int references; /* the mutex's */
+} *shared;
+
+/* The last one frees it. The first one's patience comes to an end at times; it tries again. */
+static void drops_reference(void *which)
+{
+    int r;
+    do
+        r = cr_mutex_lock_until(&shared->mutex, which ? CR_FOREVER : 1 * CR_SEC);
+    while (r == -ETIMEDOUT && !which);
+    model_assert(r == 0);
+    bool last = --shared->references == 0;
+    model_assert(cr_mutex_unlock(&shared->mutex) == 0);
+    if (last)
+        free(shared);
+}
+
+static void two_share_and_a_timer(void)
+{
+    shared = malloc(sizeof(*shared));
+    *shared = (struct shared){.references = 2};
+    coroutines(2, drops_reference);
+    model_thread(first_times_out, NULL);
+}
+
+TEST(who_knows_that_he_is_the_last_may_free_it)
+{
+    model_run(two_share_and_a_timer, NULL);
+}
+
 /* ---- Cycles ------------------------------------------------------------------------------------------------- */
 
 static void lock_both(void *which)
