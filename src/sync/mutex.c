@@ -84,27 +84,48 @@ static inline bool take(const struct cr__worker *w, struct cr_mutex *m, struct c
 
 static _Atomic uint8_t walk_lock;
 
-static void tell_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m, struct cr__record **holders, int count)
+/* One of a cycle, as it is told: what may be gone by then is copied. */
+struct link {
+    uint32_t id;
+    char name[CR__NAME_BYTES];
+    void (*entry)(void);
+    const void *wanted;
+};
+
+/* me, and then the holders that are pinned. NULL: no memory. */
+static struct link *copy_cycle(struct cr__record *me, struct cr_mutex *m, struct cr__record **holders, int count)
 {
-    char function[128], name[32];
+    struct link *links = cr__mem_alloc((size_t)(count + 1) * sizeof(*links), CR__MEM_OTHER);
+    for (int i = 0; links && i <= count; i++) {
+        const struct cr__record *waits = i == 0 ? me : holders[i - 1];
+        links[i].id = waits->co.id;
+        links[i].entry = waits->co.entry;
+        links[i].wanted = i == 0 ? (const void *)m : (const void *)waits->node.object;
+        cr_name_get(&waits->co, links[i].name, sizeof(links[i].name));
+    }
+    return links;
+}
+
+/* Takes its time: nothing is locked, nobody pinned. */
+static void tell_cycle(struct cr__worker *w, struct link *links, int count)
+{
+    char function[128];
     int fd = w->sched->report_fd;
     cr__report(fd, "crore: deadlock: a cycle of coroutines, each of which waits for a mutex that the next one holds\n");
-    struct cr__record *waits = me;
-    const void *wanted = m;
-    for (int i = 0; i < count; i++) {
-        cr_name_get(&waits->co, name, sizeof(name));
-        cr__symbol_of((void *)waits->co.entry, function, sizeof(function));
-        cr__report(fd, "  coroutine %u%s%s%s in %s waits for mutex %p, held by coroutine %u\n", waits->co.id, *name ? " \"" : "", name,
-                   *name ? "\"" : "", function, wanted, holders[i]->co.id);
-        wanted = (const void *)holders[i]->node.object;
-        waits = holders[i];
+    for (int i = 0; links && i <= count; i++) {
+        const char *quote = links[i].name[0] ? "\"" : "";
+        cr__symbol_of((void *)links[i].entry, function, sizeof(function));
+        cr__report(fd, "  coroutine %u%s%s%s%s in %s waits for mutex %p, held by coroutine %u\n", links[i].id, *quote ? " " : "", quote,
+                   links[i].name, quote, function, links[i].wanted, links[i == count ? 0 : i + 1].id);
     }
+    cr__mem_free(links, (size_t)(count + 1) * sizeof(*links), CR__MEM_OTHER);
 }
 
 /* me waits for m already. Pins the holders along the way; returns whether the way leads back to me. */
 static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m)
 {
     struct cr__record *pinned[LONGEST_CYCLE];
+    struct link *links = NULL;
     int count = 0;
     bool cycle = false;
     if (!w->alone)
@@ -124,14 +145,14 @@ static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_
             break; /* it held it when we looked, but waits for another by now */
         wanted = (struct cr_mutex *)holder->node.object;
     }
-    if (cycle) {
-        pinned[count] = me;
-        tell_cycle(w, me, m, pinned, count + 1);
-    }
+    if (cycle)
+        links = copy_cycle(me, m, pinned, count);
     for (int i = 0; i < count; i++)
         cr__park_unpin(&pinned[i]->word);
     if (!w->alone)
         cr__spin_unlock(&walk_lock);
+    if (cycle)
+        tell_cycle(w, links, count);
     return cycle;
 }
 
