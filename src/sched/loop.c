@@ -208,17 +208,20 @@ static bool all_hopeless(struct cr__sched *s)
 /* By the last worker that has fallen asleep; of several at the same time, by one that sees all others asleep. All that the others did before they became so is seen here. */
 static void look_for_the_end(struct cr__sched *s)
 {
+    bool hopeless = false;
     cr__spin_lock(&s->end_lock);
     if (atomic_load_explicit(&s->idle, memory_order_acquire) == s->count &&
         atomic_load_explicit(&s->promised, memory_order_acquire) == 0) {
         if (atomic_load_explicit(&s->live, memory_order_relaxed) == 0) {
             finish_locked(s, 0);
         } else if (!s->stoppable && all_hopeless(s)) { /* else a thread may still send, spawn or stop */
-            cr__sched_report(s);
+            hopeless = true;
             finish_locked(s, -EDEADLK);
         }
     }
     cr__spin_unlock(&s->end_lock);
+    if (hopeless)
+        cr__sched_report(s); /* threads outside do not wait for this. The workers have run their last coroutine, and wait for us before they drop any */
 }
 
 void cr__sched_finish(struct cr__sched *s, int result)
