@@ -1,8 +1,9 @@
 /* A worker's loop, and what the workers of a runtime do for each other: stealing, sleeping, waking, ending.
  *
  * A worker that finds nothing ready searches: first the injection queue, then the others' rings, in turns, from a random one on. Not more search
- * than sleep; who searches does so for a bounded number of rounds. Before it sleeps, it adds itself to `idle` and looks once more: who puts
- * something into a ring after that look sees `idle`, or is seen.
+ * than sleep; who searches does so for a bounded number of rounds. Before it sleeps, it adds itself to `idle` and looks once more. Who puts
+ * something into a ring looks at `idle` afterwards, but without a fence, which each spawn would pay for: one that falls asleep at that moment may be missed, until
+ * the ring's owner offers again (cr__sched_offer).
  *
  * The last one to become idle looks whether anything can happen any more. If no coroutine lives, the runtime ends. If coroutines live, but all timers are
  * unarmed and nobody waits for what comes from outside, nothing can ever run again. */
@@ -338,7 +339,7 @@ static bool fall_asleep(struct cr__worker *w)
     atomic_store_explicit(&w->hopeless, w->wheel.armed == 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
-    /* sequentially consistent: who adds something to a ring now sees us, or we see it */
+    /* sequentially consistent: all that was in a ring before is seen. What is put into one right now may be missed: cr__sched_offer says why that does no harm */
     atomic_fetch_add(&s->idle, 1);
     if (anything_to_steal(s) || !cr__inbox_sleep(&w->inbox)) {
         atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
