@@ -193,13 +193,14 @@ static bool anything_to_steal(struct cr__sched *s)
 }
 
 /* All workers are idle. Whether nothing can happen but by a call from a thread outside. One that has been roused, for a stack that came home say, but
- * is not up yet, will look here itself when it sleeps again. */
+ * is not up yet, will look here itself when it sleeps again. `idle` may still count one that has run since then, and sleeps again: so that it is asleep is looked at
+ * first, and what it has done is seen by that. */
 static bool all_hopeless(struct cr__sched *s)
 {
     int64_t waits_outside = 0;
     for (unsigned i = 0; i < s->count; i++) {
         struct cr__worker *w = s->workers[i];
-        if (!atomic_load_explicit(&w->hopeless, memory_order_relaxed) || !cr__inbox_asleep(&w->inbox))
+        if (!cr__inbox_asleep(&w->inbox) || !atomic_load_explicit(&w->hopeless, memory_order_relaxed))
             return false;
         waits_outside += atomic_load_explicit(&w->waits_outside, memory_order_relaxed);
     }
