@@ -218,11 +218,20 @@ static void is_stuck(void *unused)
     CHECK(served);
 }
 
-static void serves_for_another(void *unused)
+static _Atomic bool stopped;
+
+static int asks_before_it_stops(void *unused)
 {
     (void)unused;
+    CHECK(!stopped);
+    return 0;
+}
+
+static void serves_for_another(void *asks)
+{
     struct cr_server *server;
-    CHECK_EQ(cr_serve(&server, "tcp://127.0.0.1:0", echo, &seen, &(struct cr_serve_opts){.placement = CR_PLACE_HERE}), 0);
+    struct cr_serve_opts opts = {.placement = CR_PLACE_HERE, .full = asks ? asks_before_it_stops : NULL};
+    CHECK_EQ(cr_serve(&server, "tcp://127.0.0.1:0", echo, &seen, &opts), 0);
     CHECK(cr_server_url(server, url, sizeof(url)) > 0);
     CHECK_EQ(cr_go_on(1, is_stuck, NULL), 0);
     CHECK_EQ(cr_sleep(20 * CR_MS), 0);
@@ -231,10 +240,17 @@ static void serves_for_another(void *unused)
     wait_for(&clients_done, 60);
     served = true;
     CHECK_EQ(cr_server_close(server), 0);
+    stopped = true;
+    CHECK_EQ(cr_sleep(20 * CR_MS), 0); /* nobody who has accepted is left */
     CHECK_EQ(seen, 1);
 }
 
 TEST(while_a_worker_is_stuck_another_accepts_in_its_place)
 {
     CHECK_EQ(cr_run(serves_for_another, NULL, &(struct cr_config){.workers = 2, .slow_ns = 10 * CR_MS}), 0);
+}
+
+TEST(who_accepted_in_its_place_stops_with_the_others)
+{
+    CHECK_EQ(cr_run(serves_for_another, &stopped, &(struct cr_config){.workers = 2, .slow_ns = 10 * CR_MS}), 0);
 }

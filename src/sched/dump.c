@@ -256,7 +256,7 @@ static void begin(struct part *part)
     const struct cr__slab *slab = &part->worker->records;
     part->begun = true;
     part->chunk = slab->chunks;
-    part->at = (char *)slab->chunks + CR__SLAB_HEADER_BYTES;
+    part->at = slab->chunks ? (char *)slab->chunks + CR__SLAB_HEADER_BYTES : NULL;
     part->end = slab->fresh;
 }
 

@@ -39,12 +39,22 @@ static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
         cr__sched_offer(w->sched);
 }
 
+/* Where it is, from now on. */
+static void adopt(struct cr__worker *w, struct cr_co *co)
+{
+    cr__park_word *word = &cr__record_of(co)->word;
+    if (cr__park_worker(word) != w->index)
+        cr__park_worker_set(word, w->index);
+}
+
 static void push_wanderer(struct cr__worker *w, struct cr_co *co)
 {
-    if (cr__runq_push(&w->wanderers, co))
+    if (CR__LIKELY(cr__runq_push(&w->wanderers, co))) {
         w->elsewhere |= CR__IN_WANDERERS;
-    else
-        cr__queue_push(&w->ready, co); /* it stays, this time */
+    } else { /* it stays here, this time, wherever it has come from */
+        adopt(w, co);
+        cr__queue_push(&w->ready, co);
+    }
 }
 
 static inline bool is_stealable(const struct cr__worker *w, const struct cr__record *record)
@@ -166,14 +176,6 @@ static inline void prefetch(const struct cr_co *after, int stack_lines)
     for (int i = 0; i < stack_lines; i++)
         __builtin_prefetch((char *)after->sp + i * CR__CACHE_LINE);
     __builtin_prefetch(after->next);
-}
-
-/* Where it is, from now on. */
-static void adopt(struct cr__worker *w, struct cr_co *co)
-{
-    cr__park_word *word = &cr__record_of(co)->word;
-    if (cr__park_worker(word) != w->index)
-        cr__park_worker_set(word, w->index);
 }
 
 /* The one that will be taken next, if nobody else takes it: both lines will be written. */
@@ -433,7 +435,7 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
     struct cr__worker *home = CR__CONTAINER(w->last_stack_home, struct cr__worker, stacks);
     cr__stack_put_remote(&home->stacks, w->last_stack);
     w->last_stack.top = NULL;
-    atomic_thread_fence(memory_order_seq_cst); /* see house_keeping */
+    atomic_thread_fence(memory_order_seq_cst); /* it sees the stack, or we see it starve, and asleep: house_keeping, fall_asleep */
     if (atomic_load_explicit(&home->starving, memory_order_relaxed) > 0)
         cr__worker_rouse(home);
 }

@@ -97,6 +97,10 @@ void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack);
 
 /* By the owner: takes over what others have put. Returns whether there was any. */
 bool cr__stack_take_returned(struct cr__stack_pool *pool);
+static inline bool cr__stack_any_returned(const struct cr__stack_pool *pool)
+{
+    return atomic_load_explicit(&pool->returned, memory_order_relaxed) != NULL;
+}
 
 /* The lowest usable address. */
 char *cr__stack_low(struct cr__stack stack);
