@@ -83,7 +83,10 @@ TEST_BOTH(each_connection_is_served_where_it_was_accepted)
 
 TEST_BOTH(a_unix_socket_is_served_by_all_workers)
 {
-    serve_clients("unix:@crore-server-test", CR_PLACE_DEFAULT, 100);
+    for (int i = 0; i < 50 && __builtin_popcountl(seen) < cr_worker_count(); i++) { /* one that the system does not run steals nothing */
+        clients_done = sessions_done = 0;
+        serve_clients("unix:@crore-server-test", CR_PLACE_DEFAULT, 100);
+    }
     CHECK_EQ(__builtin_popcountl(seen), cr_worker_count());
 }
 
