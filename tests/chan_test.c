@@ -1,5 +1,6 @@
 /* Channels, select, broadcast, on one worker and on several. */
 #include <crore/crore.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -434,6 +435,46 @@ TEST(threads_send_to_coroutines_of_one_worker)
 TEST(threads_send_to_coroutines_of_several)
 {
     remote(4);
+}
+
+static void *sends_one_too_many(void *result)
+{
+    *(int *)result = cr_chan_send_remote(rt, chan, &(long){2});
+    return NULL;
+}
+
+struct hopeless {
+    pthread_t thread;
+    int result;
+    struct cr_sem never;
+};
+
+static void parks_beside_a_sender(void *arg)
+{
+    struct hopeless *hopeless = arg;
+    rt = cr_rt_here();
+    CHECK_EQ(cr_chan_send(chan, &(long){1}), 0);
+    CHECK_EQ(pthread_create(&hopeless->thread, NULL, sends_one_too_many, &hopeless->result), 0);
+    CHECK_EQ(cr_sleep(20 * CR_MS), 0); /* it is in the channel's queue by now, or else comes too late */
+    (void)!cr_sem_wait(&hopeless->never);
+}
+
+/* Whose channel nobody empties any more. */
+static void sends_to_the_hopeless(unsigned workers)
+{
+    struct hopeless hopeless = {0};
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    chan = make(sizeof(long), 1);
+    CHECK_EQ(cr_run(parks_beside_a_sender, &hopeless, &(struct cr_config){.workers = workers, .report_fd = nowhere}), -EDEADLK);
+    CHECK_EQ(pthread_join(hopeless.thread, NULL), 0);
+    CHECK_EQ(hopeless.result, -ESHUTDOWN);
+    CHECK_EQ(close(nowhere), 0);
+}
+
+TEST(a_thread_that_sends_returns_when_the_runtime_gives_up)
+{
+    sends_to_the_hopeless(1);
+    sends_to_the_hopeless(2);
 }
 
 /* ---- Destroying --------------------------------------------------------------------------------------------- */

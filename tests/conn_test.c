@@ -724,6 +724,45 @@ TEST_CO(outside_a_coroutine_calls_are_refused)
     close(ends[1]);
 }
 
+#define OPEN_BEFORE_IT 200
+static struct cr_sem never;
+
+static void borrows_for_ever(void *unused)
+{
+    struct cr_lent lent;
+    (void)unused;
+    CHECK_EQ(cr_recv_lend(elsewhere, &lent), 1);
+    done = true;
+    (void)!cr_sem_wait(&never);
+}
+
+/* The connection is this worker's, the buffer that hangs on it the other's. */
+static void leaves_a_buffer_on_it(void *unused)
+{
+    struct cr_conn *before;
+    int ends[2];
+    (void)unused;
+    for (int i = 0; i < OPEN_BEFORE_IT; i++)
+        CHECK_EQ(cr_conn_from_fd(&before, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), 0);
+    CHECK_EQ(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+    CHECK_EQ(write(ends[1], "x", 1), 1);
+    CHECK_EQ(close(ends[1]), 0);
+    CHECK_EQ(cr_conn_from_fd(&elsewhere, ends[0]), 0);
+    CHECK_EQ(cr_go_on(1 - (unsigned)cr_worker_index(), borrows_for_ever, NULL), 0);
+    (void)!cr_sem_wait(&never);
+}
+
+TEST(a_buffer_that_hangs_on_another_workers_connection_goes_back_at_the_end)
+{
+    int devnull = open("/dev/null", O_WRONLY);
+    for (int round = 0; round < 30; round++) {
+        done = false;
+        memset(&never, 0, sizeof(never)); /* those of the last round have never left it */
+        CHECK_EQ(cr_run(leaves_a_buffer_on_it, NULL, &(struct cr_config){.workers = 2, .report_fd = devnull}), -EDEADLK);
+        CHECK(done);
+    }
+}
+
 TEST(what_was_left_open_is_closed_with_the_runtime)
 {
     int before = count_fds();

@@ -87,7 +87,7 @@ TEST_CO(others_run_meanwhile)
 {
     int ticks = 0;
     struct cr_co *ticker;
-    struct call call = {.ms = 50};
+    struct call call = {.ms = 300};
     CHECK_EQ(cr_spawn(&ticker, counts_for_a_while, &ticks, NULL), 0);
     CHECK_EQ(cr_blocking(blocks, &call), 0);
     CHECK(ticks > 5);
@@ -155,7 +155,7 @@ TEST_CO_CONFIG(a_call_that_waits_for_a_thread_can_be_cancelled_and_has_a_deadlin
     struct cr_co *busy[2], *queued;
     struct call call = {0};
     for (int i = 0; i < 2; i++)
-        CHECK_EQ(cr_spawn(&busy[i], blocks_for, (void *)(intptr_t)50, NULL), 0);
+        CHECK_EQ(cr_spawn(&busy[i], blocks_for, (void *)(intptr_t)1000, NULL), 0);
     CHECK_EQ(cr_yield(), 0);
     CHECK_EQ(cr_spawn(&queued, is_cancelled_while_queued, NULL, NULL), 0);
     CHECK_EQ(cr_yield(), 0);
@@ -268,11 +268,17 @@ struct spawner {
     int end;
 };
 
+#ifdef TEST_SANITIZED
+#define AT_ONCE 2 /* each coroutine is a fiber of ThreadSanitizer's, which takes it a tenth of a millisecond */
+#else
+#define AT_ONCE 64
+#endif
+
 static void *spawns_until_the_end(void *arg)
 {
     struct spawner *spawner = arg;
     while ((spawner->end = cr_go_remote(spawner->rt, counts, NULL)) == 0) {
-        if (++spawner->accepted % 64 == 0)
+        if (++spawner->accepted % AT_ONCE == 0)
             usleep(50); /* six are faster than the one worker that takes what they send */
     }
     return NULL;
@@ -651,7 +657,7 @@ static void waits_for_children(void *unused)
 {
     int status = -1;
     (void)unused;
-    pid_t pid = child_that_sleeps(20, 3);
+    pid_t pid = child_that_sleeps(500, 3);
     CHECK_EQ(cr_child_wait_until(pid, &status, cr_after(CR_MS)), -ETIMEDOUT);
     CHECK_EQ(status, -1);
     CHECK_EQ(cr_child_wait(pid, &status), 0);
@@ -684,7 +690,7 @@ TEST_CO(a_cancelled_wait_reaps_no_child)
 {
     struct cr_co *waiter;
     int status;
-    pid_t pid = child_that_sleeps(20, 5);
+    pid_t pid = child_that_sleeps(500, 5);
     CHECK_EQ(cr_spawn(&waiter, waits_for_child, (void *)(intptr_t)pid, NULL), 0);
     CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(cr_cancel(waiter), 0);

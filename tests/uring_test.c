@@ -1,6 +1,7 @@
 /* What is special about io_uring: what has come before anybody asked, its bounds, who may touch the ring, and what happens where the kernel refuses it.
  * All else is the other tests', which run over both pollers. */
 #include <crore/crore.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stdatomic.h>
@@ -42,6 +43,54 @@ static void connect_pair(struct cr_conn **client, struct cr_conn **server)
     CHECK_EQ(cr_read_until(*server, &byte, 1, cr_after(CR_US)), -ETIMEDOUT);
     CHECK_EQ(cr_write_all(*client, "!", 1), 1);
     CHECK_EQ(cr_read(*server, &byte, 1), 1);
+}
+
+static unsigned closes_listener;
+static struct cr_sem listens_now, never;
+
+static void close_listener(void *value)
+{
+    cr_listener_close(value);
+}
+
+/* From now on its socket is worker 1's to close. */
+static void listens(void *unused)
+{
+    struct cr_conn *conn;
+    (void)unused;
+    listen_anywhere();
+    CHECK_EQ(cr_accept_until(listener, &conn, cr_after(CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_sem_post(&listens_now, 1), 0);
+}
+
+static void never_closes_it(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_sem_wait(&listens_now), 0);
+    CHECK_EQ(cr_local_set(closes_listener, listener), 0);
+    (void)!cr_sem_wait(&never);
+}
+
+static void leaves_it_to_the_end(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_go_on(0, never_closes_it, NULL), 0);
+    CHECK_EQ(cr_go_on(1, listens, NULL), 0);
+}
+
+TEST(what_is_dropped_may_close_what_another_worker_watches)
+{
+    if (test_uring_refused())
+        SKIP("io_uring is refused here");
+    int devnull = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    struct cr_config config = several;
+    config.report_fd = devnull;
+    CHECK_EQ(cr_local_key(&closes_listener, close_listener), 0);
+    for (int round = 0; round < 20; round++) {
+        memset(&never, 0, sizeof(never)); /* that of the last round has never left it */
+        CHECK_EQ(cr_run(leaves_it_to_the_end, NULL, &config), -EDEADLK);
+    }
+    CHECK_EQ(close(devnull), 0);
 }
 
 /* The byte of a stream at a place. */

@@ -2,6 +2,7 @@
 #include <crore/crore.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 
 #include "test.h"
 
@@ -145,6 +146,43 @@ TEST_SEVERAL(what_may_migrate_does_and_keeps_its_variables)
     } while (__builtin_popcountl(seen_workers) < 2); /* a busy machine may give one worker all the time */
 }
 
+/* More than a ring holds, woken from another worker at once. */
+#define CROWD 600
+static struct cr_waitgroup first_gate, second_gate;
+
+static void passes_two_gates(void *unused)
+{
+    (void)unused;
+    counts(NULL);
+    CHECK_EQ(cr_waitgroup_wait(&first_gate), 0);
+    int here = cr_worker_index();
+    counts(NULL);
+    CHECK_EQ(cr_waitgroup_wait_until(&second_gate, cr_after(100 * CR_SEC)), 0);
+    CHECK_EQ(cr_worker_index(), here);
+    counts(NULL);
+}
+
+TEST_CO_CONFIG(a_timed_wait_ends_where_its_timer_is_however_many_were_woken_from_elsewhere, &(struct cr_config){.workers = 2})
+{
+    static const struct cr_attr attr = {.flags = CR_MIGRATABLE};
+    unsigned other = 1 - (unsigned)cr_worker_index();
+    counter = 0;
+    CHECK_EQ(cr_waitgroup_add(&first_gate, 1), 0);
+    CHECK_EQ(cr_waitgroup_add(&second_gate, 1), 0);
+    for (int i = 0; i < CROWD; i++)
+        CHECK_EQ(cr_spawn_on(NULL, other, passes_two_gates, NULL, &attr), 0);
+    while (counter < CROWD)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_sleep(10 * CR_MS), 0); /* the last ones have begun to wait, too */
+    CHECK_EQ(cr_waitgroup_done(&first_gate), 0);
+    while (counter < 2 * CROWD)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_sleep(10 * CR_MS), 0);
+    CHECK_EQ(cr_waitgroup_done(&second_gate), 0);
+    while (counter < 3 * CROWD)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
+}
+
 static void tree(void *arg)
 {
     intptr_t depth = (intptr_t)arg;
@@ -236,6 +274,24 @@ TEST(stop_from_outside_reaches_every_worker_at_any_time)
         CHECK_EQ(counter, 400);
         cr_rt_destroy(rt);
     }
+}
+
+/* Whichever comes first: the wish to stop, or that there is no poller. */
+TEST(what_can_not_be_set_up_can_be_stopped)
+{
+    struct rlimit before, tight;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    tight = before;
+    tight.rlim_cur = 3;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    for (int round = 0; round < 200; round++) {
+        struct cr_rt *rt;
+        CHECK_EQ(cr_rt_create(&rt, &(struct cr_config){.workers = round % 2 + 1u, .poller = CR_POLLER_EPOLL}), 0);
+        CHECK_EQ(cr_rt_start(rt, many_sleepers, NULL), 0);
+        CHECK_EQ(cr_rt_stop(rt), -EMFILE);
+        cr_rt_destroy(rt);
+    }
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 static void parks_for_ever(void *unused)

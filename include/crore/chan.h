@@ -76,8 +76,8 @@ struct cr_case {
 
 /* Waits for one of `count` sends and receives to be possible, and does it: exactly one, by chance among those that are possible at
  * once. The same channel may occur more than once.
- * Returns the index of the case that came; -EINVAL: nothing to wait for (count 0, or all channels NULL); -ENOMEM (more than 4 cases,
- * and no memory to wait for them); -EAGAIN (_try: none is possible: the default). */
+ * Returns the index of the case that came; -EINVAL: nothing to wait for (count 0, or all channels NULL); -ENOMEM (none is possible at once,
+ * and there is no memory to wait for them; what a coroutine has waited with is kept for its next select); -EAGAIN (_try: none is possible: the default). */
 CR_API CR_CHECKED int cr_select(struct cr_case *cases, int count);
 CR_API CR_CHECKED int cr_select_until(struct cr_case *cases, int count, int64_t deadline_ns);
 CR_API CR_CHECKED int cr_select_try(struct cr_case *cases, int count);

@@ -71,7 +71,7 @@ enum cr_config_flags {
  * whatever disposition the program gave them. Threads made by a coroutine inherit the mask; of child processes crore/outside.h tells.
  * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EAGAIN (a worker's thread could not be made); -EDEADLK when nothing can ever run again, after a
  * report that lists the parked coroutines (their stacks and records are given back, their frames are
- * not unwound); or what opening the poller returned. */
+ * not unwound); or what opening the poller returned; -EPERM in a child process forked inside of a runtime. */
 CR_API CR_CHECKED int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config);
 
 /* The same in three steps, for programs that keep their main loop: cr_rt_start runs fn(arg) on worker

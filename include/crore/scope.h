@@ -29,8 +29,9 @@ struct cr_scope;
  * Returns 0, -ENOMEM, -EPERM. Does not suspend. */
 CR_API CR_CHECKED int cr_scope_open(struct cr_scope **out, int64_t deadline_ns);
 
-/* Spawns into it, as cr_go and cr_spawn; no handle: the scope joins. May also be called by the coroutines in it.
- * Returns 0; -ECANCELED when it is cancelled, or being closed by its owner and empty; -EINVAL, -ENOMEM, -EPERM. Does not suspend. */
+/* Spawns into it, as cr_go and cr_spawn; no handle: the scope joins. May also be called by the coroutines in it, since they keep it open; by another one
+ * only if that is sure that the owner does not close it meanwhile.
+ * Returns 0; -ECANCELED when it is cancelled, or its deadline has come; -EINVAL, -ENOMEM, -EPERM. Does not suspend. */
 CR_API CR_CHECKED int cr_scope_go(struct cr_scope *scope, void (*fn)(void *arg), void *arg);
 CR_API CR_CHECKED int cr_scope_spawn(struct cr_scope *scope, void (*fn)(void *arg), void *arg, const struct cr_attr *attr);
 
@@ -49,7 +50,8 @@ CR_API int cr_scope_cancel(struct cr_scope *scope);
 CR_API int cr_scope_close(struct cr_scope *scope);
 
 /* For clean-up: until cr_cancel_unmask, waits of the calling coroutine do not fail because it is cancelled; but each that has no earlier deadline returns
- * -ECANCELED when grace_ns have passed since the call. Brackets; the outermost counts. Return 0, -EPERM. Do not suspend. */
+ * -ECANCELED when grace_ns have passed since the call. Brackets; the outermost counts. Return 0; -EPERM, also of an unmask that has
+ * no mask; cr_cancel_mask also -ENOMEM (nothing is masked). Do not suspend. */
 CR_API int cr_cancel_mask(int64_t grace_ns);
 CR_API int cr_cancel_unmask(void);
 

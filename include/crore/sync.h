@@ -2,7 +2,8 @@
  * clean-up, allocate nothing, and must stay where they are while somebody uses them.
  *
  * For the coroutines of one runtime, on whichever workers. Each call that waits suspends the coroutine, never the
- * worker, and has a _try form (does not suspend: -EBUSY where it would) and an _until form (deadline as in crore/rt.h).
+ * worker, and has an _until form (deadline as in crore/rt.h) and, but for those of condition variable, once and barrier, a _try form (does not suspend:
+ * -EBUSY where it would).
  * Besides what is named below, calls that wait return 0; -ETIMEDOUT; -ECANCELED; -EPERM outside a scheduled
  * coroutine. After -ETIMEDOUT and -ECANCELED nothing was taken. Waiters are served first come, first served, but for the mutex, which a
  * running coroutine may take before one that has just been woken, up to a millisecond long. */
@@ -35,7 +36,8 @@ CR_API CR_CHECKED int cr_mutex_lock(struct cr_mutex *mutex);
 CR_API CR_CHECKED int cr_mutex_lock_until(struct cr_mutex *mutex, int64_t deadline_ns);
 CR_API CR_CHECKED int cr_mutex_lock_try(struct cr_mutex *mutex);
 
-/* Unlocks. Returns 0; -EPERM if the caller does not hold it. Does not suspend. */
+/* Unlocks. Returns 0; -EPERM if the caller does not hold it. Does not suspend. Once it has been locked by one who knows that nobody else will lock it again, and
+ * unlocked, it may be freed: also while the call by which another one had unlocked it before has not returned. */
 CR_API int cr_mutex_unlock(struct cr_mutex *mutex);
 
 /* ---- Condition variable ------------------------------------------------------------------------------------- */
@@ -100,8 +102,8 @@ struct cr_waitgroup {
     struct cr_waiters _waiters;
 };
 
-/* Adds n, which may be negative, to the count; at 0 all waiters go on. Returns 0; -EINVAL if the count would fall below 0 (it stays).
- * Does not suspend. */
+/* Adds n, which may be negative, to the count; at 0 all waiters go on. Returns 0; -EINVAL if the count would fall below 0 (it stays);
+ * -EPERM outside of a runtime. Do not suspend. */
 CR_API int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n);
 CR_API int cr_waitgroup_done(struct cr_waitgroup *group); /* adds -1 */
 

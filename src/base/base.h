@@ -33,6 +33,16 @@
 #endif
 #endif
 
+/* Fetches a line to be written: with one transfer from another core's cache, where a load and then a store take two. */
+static inline void cr__fetch_to_write(const void *line)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)line)); /* compilers that aim at all processors turn a prefetch into one to read */
+#else
+    __builtin_prefetch(line, 1);
+#endif
+}
+
 /* Stays on in release: a broken invariant ends the program with a line that says which. */
 #define CR__ASSERT(cond) (CR__LIKELY(cond) ? (void)0 : cr__panic("%s:%d: broken: %s", __FILE__, __LINE__, #cond))
 

@@ -1,7 +1,8 @@
 /* Serving with a listener and an accepting coroutine on each worker.
  *
  * A server is used by its acceptors, its sessions and its owner; the last one frees it. Listeners belong to their acceptors, which close them; `lock` is for
- * whoever accepts in a stuck worker's place: under it a listener is either still there, or NULL. */
+ * whoever accepts in a stuck worker's place, its stand-in: under it a listener is either still there, or NULL. A place has one stand-in at most. Who stops the
+ * server joins acceptors and stand-ins: afterwards nobody asks `full`, and no session begins. */
 #include "conn/conn.h"
 
 #include <crore/server.h>
@@ -19,6 +20,7 @@ struct place {
     _Alignas(CR__CACHE_LINE) struct cr_server *server;
     struct cr_listener *listener; /* NULL: none on this worker, or closed; changed under the server's lock */
     struct cr_co *acceptor;
+    struct cr_co *stand_in; /* accepts while the worker is stuck. Who takes it from here, under the server's lock, gives the handle back */
     bool paused;
     _Atomic int64_t sessions;
 };
@@ -206,6 +208,15 @@ static struct cr_conn *accept_at(struct place *place)
     return conn;
 }
 
+static struct cr_co *take_stand_in(struct place *place)
+{
+    cr__spin_lock(&place->server->lock);
+    struct cr_co *stand_in = place->stand_in;
+    place->stand_in = NULL;
+    cr__spin_unlock(&place->server->lock);
+    return stand_in;
+}
+
 struct takeover {
     struct cr_server *server;
     struct cr__worker *stuck;
@@ -230,18 +241,30 @@ static void accept_in_its_place(void *arg)
                 break;
         }
     } while (is_stuck(&t) && cr_sleep(STUCK_NS) == 0);
+    struct cr_co *me = take_stand_in(place); /* NULL: who stops the server joins us */
+    if (me)
+        cr_detach(me);
     put(server);
+}
+
+/* It runs here, so not before this returns. */
+static int spawn_stand_in(struct cr__worker *here, struct place *place, struct takeover *t)
+{
+    static const struct cr_attr attr = {.name = "accepts for another"};
+    cr__spin_lock(&place->server->lock);
+    int r = place->stand_in ? -EBUSY : cr__spawn(here, here, &place->stand_in, accept_in_its_place, t, &attr);
+    cr__spin_unlock(&place->server->lock);
+    return r;
 }
 
 static void take_over(struct cr_server *server, struct cr__worker *here, struct cr__worker *stuck)
 {
-    static const struct cr_attr attr = {.name = "accepts for another"};
     struct takeover *t = cr__mem_alloc(sizeof(*t), CR__MEM_CONNS);
     if (!t)
         return; /* what waits goes on waiting */
     *t = (struct takeover){server, stuck, atomic_load_explicit(&stuck->turns, memory_order_relaxed)};
     get(server);
-    if (cr__spawn(here, here, NULL, accept_in_its_place, t, &attr) < 0) {
+    if (spawn_stand_in(here, &server->places[stuck->index], t) < 0) {
         put(server);
         cr__mem_free(t, sizeof(*t), CR__MEM_CONNS);
     }
@@ -305,9 +328,12 @@ static int listen_all(struct cr_server *server, const char *url)
     return r < 0 ? r : 0;
 }
 
-/* With or without acceptors: those that there are end, and close their listeners. */
+/* With or without acceptors: those that there are end, and close their listeners. Whatever deadline or cancellation. */
 static void stop(struct cr_server *server)
 {
+    struct cr__worker *w = NULL;
+    struct cr__record *me = cr__running(&w);
+    struct cr__mask mask = cr__mask(me, CR_FOREVER);
     for (unsigned i = 0; i < server->sched->count; i++) {
         struct place *place = &server->places[i];
         if (place->acceptor)
@@ -320,6 +346,14 @@ static void stop(struct cr_server *server)
             (void)!cr_join(server->places[i].acceptor);
         server->places[i].acceptor = NULL;
     }
+    for (unsigned i = 0; i < server->sched->count; i++) { /* which find no listener any more */
+        struct cr_co *stand_in = take_stand_in(&server->places[i]);
+        if (stand_in) {
+            cr_cancel(stand_in);
+            (void)!cr_join(stand_in);
+        }
+    }
+    cr__unmask(me, mask);
 }
 
 static int start_all(struct cr_server *server)
@@ -388,15 +422,12 @@ int cr_serve(struct cr_server **out, const char *url, void (*session)(struct cr_
 int cr_server_stop(struct cr_server *server)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (!me)
+    if (!cr__running(&w))
         return -EPERM;
     if (!server || !server->link)
         return 0;
     delist(server);
-    struct cr__mask mask = cr__mask(me, CR_FOREVER);
     stop(server);
-    cr__unmask(me, mask);
     return 0;
 }
 

@@ -132,12 +132,16 @@ static int open_worker(struct cr_rt *rt, struct cr__worker *worker, unsigned ind
     return r;
 }
 
-static void close_worker(struct cr__worker *worker)
+/* Step by step, since what one closes may hold another's buffers. */
+static void close_worker(struct cr_rt *rt, struct cr__worker *worker, bool opened)
 {
-    if (worker->index == 0)
+    if (opened && worker->index == 0)
         cr__signals_leave(worker);
-    cr__io_fini(worker);
-    cr__poll_fini(worker);
+    if (opened)
+        cr__io_fini(worker);
+    pthread_barrier_wait(&rt->step);
+    if (opened)
+        cr__poll_fini(worker);
 }
 
 static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
@@ -158,6 +162,8 @@ static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
         cr__pool_close(&rt->sched);
     cr__worker_drain(worker);
     cr__worker_drop(worker);
+    pthread_barrier_wait(&rt->step);
+    cr__worker_drain(worker); /* what others' destructors have sent: that an fd be closed here */
     return r;
 }
 
@@ -173,8 +179,7 @@ static int run_worker(struct cr_rt *rt, unsigned index)
     if (r == 0)
         r = run_opened(rt, worker);
     pthread_barrier_wait(&rt->step);
-    if (opened == 0)
-        close_worker(worker);
+    close_worker(rt, worker, opened == 0);
     pthread_barrier_wait(&rt->step); /* slabs last: others' objects were in them */
     cr__worker_fini(worker);
     return r;
@@ -384,7 +389,8 @@ int cr_rt_wait(struct cr_rt *rt)
 static void on_stop(struct cr__worker *worker, struct cr__post *post)
 {
     (void)post;
-    cr__sched_cancel_all(worker->sched, worker);
+    if (worker) /* else it has ended before its workers began */
+        cr__sched_cancel_all(worker->sched, worker);
 }
 
 int cr_rt_stop(struct cr_rt *rt)

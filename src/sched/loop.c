@@ -1,8 +1,9 @@
 /* A worker's loop, and what the workers of a runtime do for each other: stealing, sleeping, waking, ending.
  *
  * A worker that finds nothing ready searches: first the injection queue, then the others' rings, in turns, from a random one on. Not more search
- * than sleep; who searches does so for a bounded number of rounds. Before it sleeps, it adds itself to `idle` and looks once more: who puts
- * something into a ring after that look sees `idle`, or is seen.
+ * than sleep; who searches does so for a bounded number of rounds. Before it sleeps, it adds itself to `idle` and looks once more. Who puts
+ * something into a ring looks at `idle` afterwards, but without a fence, which each spawn would pay for: one that falls asleep at that moment may be missed, until
+ * the ring's owner offers again (cr__sched_offer).
  *
  * The last one to become idle looks whether anything can happen any more. If no coroutine lives, the runtime ends. If coroutines live, but all timers are
  * unarmed and nobody waits for what comes from outside, nothing can ever run again. */
@@ -195,13 +196,14 @@ static bool anything_to_steal(struct cr__sched *s)
 }
 
 /* All workers are idle. Whether nothing can happen but by a call from a thread outside. One that has been roused, for a stack that came home say, but
- * is not up yet, will look here itself when it sleeps again. */
+ * is not up yet, will look here itself when it sleeps again. `idle` may still count one that has run since then, and sleeps again: so that it is asleep is looked at
+ * first, and what it has done is seen by that. */
 static bool all_hopeless(struct cr__sched *s)
 {
     int64_t waits_outside = 0;
     for (unsigned i = 0; i < s->count; i++) {
         struct cr__worker *w = s->workers[i];
-        if (!atomic_load_explicit(&w->hopeless, memory_order_relaxed) || !cr__inbox_asleep(&w->inbox))
+        if (!cr__inbox_asleep(&w->inbox) || !atomic_load_explicit(&w->hopeless, memory_order_relaxed))
             return false;
         waits_outside += atomic_load_explicit(&w->waits_outside, memory_order_relaxed);
     }
@@ -211,17 +213,20 @@ static bool all_hopeless(struct cr__sched *s)
 /* By the last worker that has fallen asleep; of several at the same time, by one that sees all others asleep. All that the others did before they became so is seen here. */
 static void look_for_the_end(struct cr__sched *s)
 {
+    bool hopeless = false;
     cr__spin_lock(&s->end_lock);
     if (atomic_load_explicit(&s->idle, memory_order_acquire) == s->count &&
         atomic_load_explicit(&s->promised, memory_order_acquire) == 0) {
         if (atomic_load_explicit(&s->live, memory_order_relaxed) == 0) {
             finish_locked(s, 0);
         } else if (!s->stoppable && all_hopeless(s)) { /* else a thread may still send, spawn or stop */
-            cr__sched_report(s);
+            hopeless = true;
             finish_locked(s, -EDEADLK);
         }
     }
     cr__spin_unlock(&s->end_lock);
+    if (hopeless)
+        cr__sched_report(s); /* threads outside do not wait for this. The workers have run their last coroutine, and wait for us before they drop any */
 }
 
 void cr__sched_finish(struct cr__sched *s, int result)
@@ -338,13 +343,16 @@ static bool fall_asleep(struct cr__worker *w)
     atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && !w->put_off.head, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
-    /* sequentially consistent: who adds something to a ring now sees us, or we see it */
+    /* sequentially consistent: all that was in a ring before is seen. What is put into one right now may be missed: cr__sched_offer says why that does no harm */
     atomic_fetch_add(&s->idle, 1);
     if (anything_to_steal(s) || !cr__inbox_sleep(&w->inbox)) {
         atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
         return false;
     }
-    atomic_thread_fence(memory_order_seq_cst); /* asleep comes before the look at the others, of whom one sees all asleep, and at `done`: see finish_locked */
+    /* asleep comes before the look at the others, of whom one sees all asleep; at `done`: see finish_locked; and at stacks: see cr__send_stack_home */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (CR__UNLIKELY(w->starving > 0) && (cr__stack_any_returned(&w->stacks) || cr__stack_any_returned(&w->virtuals)))
+        cr__worker_rouse(w); /* before the look for the end: one that is roused has something to do */
     if (atomic_load_explicit(&s->idle, memory_order_relaxed) == s->count)
         look_for_the_end(s);
     return true;
@@ -454,7 +462,7 @@ static void house_keeping(struct cr__worker *w)
         cr__worker_shrink(w);
     cr__send_stack_home(w);
     if (CR__UNLIKELY(w->starving > 0))
-        atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack */
+        atomic_thread_fence(memory_order_seq_cst); /* who brings a stack home sees that we starve, or we see the stack: here, or when we fall asleep */
     cr__freezer_turn(w);
     if (CR__UNLIKELY(w->put_off.head != NULL) && w->now_ns - w->put_off_ns > PUT_OFF_NS)
         try_again(w);

@@ -95,6 +95,13 @@ static inline struct cr_co *cr__runq_pop(struct cr__runq *q)
     return co;
 }
 
+/* By the owner, to prefetch: what it would pop now. Anything, if the deque is empty or being stolen from. */
+static inline const struct cr_co *cr__runq_peek(struct cr__runq *q)
+{
+    struct cr__runq_ends ends = cr__runq_unpack(atomic_load_explicit(&q->ends, memory_order_relaxed));
+    return atomic_load_explicit(cr__runq_slot(q, (uint16_t)(ends.next - 1)), memory_order_relaxed);
+}
+
 /* By the owner: up to `most` of the oldest, in their order; returns how many. */
 static inline unsigned cr__runq_pop_oldest(struct cr__runq *q, struct cr_co **out, unsigned most)
 {

@@ -46,12 +46,22 @@ static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
         cr__sched_offer(w->sched);
 }
 
+/* Where it is, from now on. */
+static void adopt(struct cr__worker *w, struct cr_co *co)
+{
+    cr__park_word *word = &cr__record_of(co)->word;
+    if (cr__park_worker(word) != w->index)
+        cr__park_worker_set(word, w->index);
+}
+
 static void push_wanderer(struct cr__worker *w, struct cr_co *co)
 {
-    if (cr__runq_push(&w->wanderers, co))
+    if (CR__LIKELY(cr__runq_push(&w->wanderers, co))) {
         w->elsewhere |= CR__IN_WANDERERS;
-    else
-        cr__queue_push(&w->ready, co); /* it stays, this time */
+    } else { /* it stays here, this time, wherever it has come from */
+        adopt(w, co);
+        cr__queue_push(&w->ready, co);
+    }
 }
 
 static inline bool is_stealable(const struct cr__worker *w, const struct cr__record *record)
@@ -202,12 +212,12 @@ static inline void prefetch_away(const struct cr_co *after)
     __builtin_prefetch(after->next);
 }
 
-/* Where it is, from now on. */
-static void adopt(struct cr__worker *w, struct cr_co *co)
+/* The one that will be taken next, if nobody else takes it: both lines will be written. */
+static inline void prefetch_fresh(struct cr__worker *w)
 {
-    cr__park_word *word = &cr__record_of(co)->word;
-    if (cr__park_worker(word) != w->index)
-        cr__park_worker_set(word, w->index);
+    const struct cr_co *after = cr__runq_peek(&w->stealable);
+    cr__fetch_to_write(after);
+    cr__fetch_to_write((const char *)after + CR__CACHE_LINE);
 }
 
 static struct cr_co *take_stealable(struct cr__worker *w)
@@ -217,8 +227,10 @@ static struct cr_co *take_stealable(struct cr__worker *w)
         w->elsewhere &= (uint8_t)~CR__IN_RING;
         return NULL;
     }
-    if (cr__runq_length(&w->stealable) > 0)
+    if (cr__runq_length(&w->stealable) > 0) {
+        prefetch_fresh(w);
         cr__sched_offer(w->sched);
+    }
     adopt(w, co);
     return co;
 }
@@ -466,7 +478,7 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
     struct cr__worker *home = w->last_stack_home->owner;
     cr__stack_put_remote(w->last_stack_home, w->last_stack);
     w->last_stack.top = NULL;
-    atomic_thread_fence(memory_order_seq_cst); /* see house_keeping */
+    atomic_thread_fence(memory_order_seq_cst); /* it sees the stack, or we see it starve, and asleep: house_keeping, fall_asleep */
     if (atomic_load_explicit(&home->starving, memory_order_relaxed) > 0)
         cr__worker_rouse(home);
 }

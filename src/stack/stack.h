@@ -30,6 +30,7 @@
 #define CR__STACK_CLASSES 68 /* as many as cr__stack_size has answers */
 #define CR__STACK_COLOUR_BYTES 64
 #define CR__STACK_COLOURS 16
+#define CR__STACK_FIRST_LINES 4 /* what a coroutine writes to at once when it starts */
 
 /* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
 struct cr__stack {
@@ -87,7 +88,9 @@ static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes
         char *top = c->free;
         if (CR__UNLIKELY(!top))
             break;
-        c->free = *(char **)(void *)(top - sizeof(char *));
+        char *next = c->free = *(char **)(void *)(top - sizeof(char *));
+        for (int line = 1; line <= CR__STACK_FIRST_LINES; line++)
+            __builtin_prefetch(next - line * CR__CACHE_LINE, 1); /* where the next one to start will write; NULL is as good */
         if (++c->in_use > c->peak)
             c->peak = c->in_use;
         *out = (struct cr__stack){.top = top, .size_bytes = size_bytes};
@@ -104,6 +107,10 @@ void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack);
 
 /* By the owner: takes over what others have put. Returns whether there was any. */
 bool cr__stack_take_returned(struct cr__stack_pool *pool);
+static inline bool cr__stack_any_returned(const struct cr__stack_pool *pool)
+{
+    return atomic_load_explicit(&pool->returned, memory_order_relaxed) != NULL;
+}
 
 uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool);
 

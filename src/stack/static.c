@@ -411,7 +411,7 @@ void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack)
 
 bool cr__stack_take_returned(struct cr__stack_pool *pool)
 {
-    if (!atomic_load_explicit(&pool->returned, memory_order_relaxed))
+    if (!cr__stack_any_returned(pool))
         return false;
     /* pairs with the release in put_remote */
     char *top = atomic_exchange_explicit(&pool->returned, NULL, memory_order_acquire);

@@ -313,6 +313,7 @@ int cr_chan_close(struct cr_chan *chan)
 /* On the stack of the thread that calls, which waits for `over`. */
 struct remote {
     struct cr__post post;
+    struct cr__co_above above; /* of the coroutine that sends for it, which needs nothing else that sync keeps with one */
     struct cr_chan *chan;
     const void *item; /* NULL, and no item has a size: or it is to be closed */
     bool close;
@@ -331,19 +332,41 @@ static void send_for(void *arg)
 {
     struct remote *remote = arg;
     int r = cr_chan_send(remote->chan, remote->item);
-    finish(remote, r == -ECANCELED ? -ESHUTDOWN : r);
+    remote->result = r == -ECANCELED ? -ESHUTDOWN : r;
+}
+
+/* It has ended; or the runtime has, and it is dropped, perhaps before it began. */
+static void has_sent(struct cr_co *co, struct cr__co_above *above)
+{
+    struct remote *remote = CR__CONTAINER(above, struct remote, above);
+    (void)co;
+    finish(remote, remote->result);
+}
+
+static int spawn_sender(struct cr__worker *w, struct remote *remote)
+{
+    static const struct cr_attr attr = {.name = "sends for a thread"};
+    struct cr__co_cold *cold = cr__co_cold_make();
+    if (!cold)
+        return -ENOMEM;
+    remote->result = -ESHUTDOWN;
+    remote->above.release = has_sent;
+    cold->above = &remote->above;
+    int r = cr__spawn_with(w, NULL, NULL, send_for, remote, &attr, cold, NULL);
+    if (r < 0)
+        cr__mem_free(cold, sizeof(*cold), CR__MEM_RECORDS);
+    return r;
 }
 
 static void on_remote(struct cr__worker *w, struct cr__post *post)
 {
     struct remote *remote = CR__CONTAINER(post, struct remote, post);
-    static const struct cr_attr attr = {.name = "sends for a thread"};
     if (!w) {
         finish(remote, -ESHUTDOWN);
     } else if (remote->close) {
         finish(remote, cr_chan_close(remote->chan));
     } else {
-        int r = cr__spawn(w, NULL, NULL, send_for, remote, &attr);
+        int r = spawn_sender(w, remote);
         if (r < 0)
             finish(remote, r);
     }

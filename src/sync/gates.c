@@ -179,6 +179,8 @@ int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
+    if (!w->alone)
+        cr__fetch_to_write(count_of(group));
     int64_t old = atomic_load_explicit(count_of(group), memory_order_relaxed), new;
     do {
         if (__builtin_add_overflow(old, n, &new) || new < 0)
@@ -243,14 +245,20 @@ static inline _Atomic unsigned *state_of(struct cr_once *once)
     return (_Atomic unsigned *)(void *)&once->_state;
 }
 
-static void run_once(struct cr__record *me, struct cr_once *once, void (*fn)(void *), void *arg)
+/* Who sees that it is done may free it: so not before whoever ran fn has let go of the lock, under which it says so. */
+static inline bool is_over(struct cr_once *once)
 {
-    once->_runner = &me->co;
+    return atomic_load_explicit(state_of(once), memory_order_acquire) == DONE &&
+           atomic_load_explicit(cr__spin_of(&once->_spin), memory_order_acquire) == 0; /* pairs with the release in cr__spin_unlock */
+}
+
+static void run_once(struct cr_once *once, void (*fn)(void *), void *arg)
+{
     fn(arg);
     struct cr__worker *w = cr__worker_here();
     cr__lock(w, cr__spin_of(&once->_spin));
     once->_runner = NULL;
-    atomic_store_explicit(state_of(once), DONE, memory_order_release); /* pairs with the acquire in cr_once_until */
+    atomic_store_explicit(state_of(once), DONE, memory_order_release); /* pairs with the acquire in is_over */
     struct cr__woken woken = claim_all(w, &once->_waiters);
     cr__unlock(w, cr__spin_of(&once->_spin));
     cr__woken_ready(w, &woken);
@@ -262,7 +270,7 @@ int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t d
     struct cr__record *me = cr__running(&w);
     if (!me)
         return -EPERM;
-    if (CR__LIKELY(atomic_load_explicit(state_of(once), memory_order_acquire) == DONE))
+    if (CR__LIKELY(is_over(once)))
         return 0;
     cr__lock(w, cr__spin_of(&once->_spin));
     unsigned state = atomic_load_explicit(state_of(once), memory_order_relaxed);
@@ -275,7 +283,7 @@ int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t d
     }
     cr__unlock(w, cr__spin_of(&once->_spin));
     if (state == NOT_YET)
-        run_once(me, once, fn, arg);
+        run_once(once, fn, arg);
     return mine ? -EDEADLK : 0;
 }
 

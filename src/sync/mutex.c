@@ -8,6 +8,9 @@
  * A lost wake would be an unlock that sees WOKEN, and leaves the waking to one that goes back to wait: so that one clears WOKEN in the same step in
  * which it sees that the mutex is still locked. That holder's unlock is yet to come.
  *
+ * Whoever has locked it may free it once he has unlocked it, if he knows that nobody else will lock it: as the last one does who drops a reference to what
+ * holds the mutex. So to clear LOCKED is the last that unlocking does with it. A waiter is chosen before that, while the mutex is still locked.
+ *
  * Deadlock. Who is about to wait follows the owners: the owner of this mutex waits for a mutex, whose owner waits for one, ... is me. Owners that wait are
  * pinned on the way (park.h), so all of the cycle is true at the same time; one walk at a time. Two that close a cycle at the same moment have both begun to
  * wait before they look (a fence lies between), so one of them at least sees it.
@@ -46,7 +49,7 @@ static inline unsigned word_get(struct cr_mutex *m)
     return atomic_load_explicit(word_of(m), memory_order_relaxed);
 }
 
-/* From old to new, if it is still old; else reads it again. Acquire: it may take the mutex; pairs with the release in cr_mutex_unlock. */
+/* From old to new, if it is still old; else reads it again. Acquire: it may take the mutex; pairs with the release in give_back. */
 static inline bool word_swap(const struct cr__worker *w, struct cr_mutex *m, unsigned *old, unsigned new)
 {
     if (w->alone) {
@@ -56,14 +59,13 @@ static inline bool word_swap(const struct cr__worker *w, struct cr_mutex *m, uns
     return atomic_compare_exchange_weak_explicit(word_of(m), old, new, memory_order_acquire, memory_order_relaxed);
 }
 
-/* Returns the word as it was. Release: for who gives the mutex back; pairs with the acquire in word_swap. */
-static inline unsigned word_clear(const struct cr__worker *w, struct cr_mutex *m, unsigned bits)
+/* Under the lock. Not release: nobody gives the mutex back by this. */
+static inline void word_clear(const struct cr__worker *w, struct cr_mutex *m, unsigned bits)
 {
     if (!w->alone)
-        return atomic_fetch_and_explicit(word_of(m), ~bits, memory_order_release);
-    unsigned old = word_get(m);
-    atomic_store_explicit(word_of(m), old & ~bits, memory_order_relaxed);
-    return old;
+        atomic_fetch_and_explicit(word_of(m), ~bits, memory_order_relaxed);
+    else
+        atomic_store_explicit(word_of(m), word_get(m) & ~bits, memory_order_relaxed);
 }
 
 static inline bool take(const struct cr__worker *w, struct cr_mutex *m, struct cr__record *me)
@@ -82,27 +84,48 @@ static inline bool take(const struct cr__worker *w, struct cr_mutex *m, struct c
 
 static _Atomic uint8_t walk_lock;
 
-static void tell_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m, struct cr__record **holders, int count)
+/* One of a cycle, as it is told: what may be gone by then is copied. */
+struct link {
+    uint32_t id;
+    char name[CR__NAME_BYTES];
+    void (*entry)(void);
+    const void *wanted;
+};
+
+/* me, and then the holders that are pinned. NULL: no memory. */
+static struct link *copy_cycle(struct cr__record *me, struct cr_mutex *m, struct cr__record **holders, int count)
 {
-    char function[128], name[32];
+    struct link *links = cr__mem_alloc((size_t)(count + 1) * sizeof(*links), CR__MEM_OTHER);
+    for (int i = 0; links && i <= count; i++) {
+        const struct cr__record *waits = i == 0 ? me : holders[i - 1];
+        links[i].id = waits->co.id;
+        links[i].entry = waits->co.entry;
+        links[i].wanted = i == 0 ? (const void *)m : (const void *)waits->node.object;
+        cr_name_get(&waits->co, links[i].name, sizeof(links[i].name));
+    }
+    return links;
+}
+
+/* Takes its time: nothing is locked, nobody pinned. */
+static void tell_cycle(struct cr__worker *w, struct link *links, int count)
+{
+    char function[128];
     int fd = w->sched->report_fd;
     cr__report(fd, "crore: deadlock: a cycle of coroutines, each of which waits for a mutex that the next one holds\n");
-    struct cr__record *waits = me;
-    const void *wanted = m;
-    for (int i = 0; i < count; i++) {
-        cr_name_get(&waits->co, name, sizeof(name));
-        cr__symbol_of((void *)waits->co.entry, function, sizeof(function));
-        cr__report(fd, "  coroutine %u%s%s%s in %s waits for mutex %p, held by coroutine %u\n", waits->co.id, *name ? " \"" : "", name,
-                   *name ? "\"" : "", function, wanted, holders[i]->co.id);
-        wanted = (const void *)holders[i]->node.object;
-        waits = holders[i];
+    for (int i = 0; links && i <= count; i++) {
+        const char *quote = links[i].name[0] ? "\"" : "";
+        cr__symbol_of((void *)links[i].entry, function, sizeof(function));
+        cr__report(fd, "  coroutine %u%s%s%s%s in %s waits for mutex %p, held by coroutine %u\n", links[i].id, *quote ? " " : "", quote,
+                   links[i].name, quote, function, links[i].wanted, links[i == count ? 0 : i + 1].id);
     }
+    cr__mem_free(links, (size_t)(count + 1) * sizeof(*links), CR__MEM_OTHER);
 }
 
 /* me waits for m already. Pins the holders along the way; returns whether the way leads back to me. */
 static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m)
 {
     struct cr__record *pinned[LONGEST_CYCLE];
+    struct link *links = NULL;
     int count = 0;
     bool cycle = false;
     if (!w->alone)
@@ -122,14 +145,14 @@ static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_
             break; /* it held it when we looked, but waits for another by now */
         wanted = (struct cr_mutex *)holder->node.object;
     }
-    if (cycle) {
-        pinned[count] = me;
-        tell_cycle(w, me, m, pinned, count + 1);
-    }
+    if (cycle)
+        links = copy_cycle(me, m, pinned, count);
     for (int i = 0; i < count; i++)
         cr__park_unpin(&pinned[i]->word);
     if (!w->alone)
         cr__spin_unlock(&walk_lock);
+    if (cycle)
+        tell_cycle(w, links, count);
     return cycle;
 }
 
@@ -272,20 +295,43 @@ static bool hand_over(struct cr__worker *w, struct cr_mutex *m)
     return next != NULL;
 }
 
-/* The mutex is free, and nobody is on its way: unless that has changed, wakes one. Who has taken it meanwhile will. */
-static CR__NOINLINE void wake_one(struct cr__worker *w, struct cr_mutex *m)
+/* It is still locked, somebody waits, and nobody is on its way: that one will be, who is to be made ready once it is unlocked. NULL: none waits any more. */
+static struct cr__record *choose(struct cr__worker *w, struct cr_mutex *m)
+{
+    cr__lock(w, cr__spin_of(&m->_spin));
+    struct cr__record *next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
+    /* a plain store would do: of what is locked, only who has the lock changes the word */
+    unsigned old = word_get(m), gone = cr__waiters_empty(&m->_waiters) ? WAITERS : 0;
+    atomic_store_explicit(word_of(m), (old & ~gone) | (next ? WOKEN : 0), memory_order_relaxed);
+    cr__unlock(w, cr__spin_of(&m->_spin));
+    return next;
+}
+
+static inline bool nobody_comes(unsigned word)
+{
+    return (word & (WAITERS | WOKEN)) == WAITERS;
+}
+
+/* Returns whether it is unlocked: not if somebody waits, and nobody is on its way; nor if the word is not `old` any more. */
+static inline bool give_back(const struct cr__worker *w, struct cr_mutex *m, unsigned old)
+{
+    if (CR__UNLIKELY(nobody_comes(old)))
+        return false;
+    if (w->alone) {
+        atomic_store_explicit(word_of(m), old & ~LOCKED, memory_order_relaxed);
+        return true;
+    }
+    /* release: pairs with the acquire in word_swap */
+    return atomic_compare_exchange_strong_explicit(word_of(m), &old, old & ~LOCKED, memory_order_release, memory_order_relaxed);
+}
+
+static CR__NOINLINE void unlock_slowly(struct cr__worker *w, struct cr_mutex *m)
 {
     struct cr__record *next = NULL;
-    cr__lock(w, cr__spin_of(&m->_spin));
-    unsigned old = word_get(m);
-    while (!(old & (LOCKED | WOKEN)) && (old & WAITERS)) {
-        if (!word_swap(w, m, &old, old | WOKEN))
-            continue;
-        next = cr__waiters_claim(w, &m->_waiters, CR__WOKEN);
-        word_clear(w, m, (next ? 0 : WOKEN) | (cr__waiters_empty(&m->_waiters) ? WAITERS : 0));
-        break;
+    while (!give_back(w, m, word_get(m))) {
+        if (nobody_comes(word_get(m)))
+            next = choose(w, m);
     }
-    cr__unlock(w, cr__spin_of(&m->_spin));
     if (next)
         cr__ready(w, next);
 }
@@ -299,9 +345,8 @@ int cr_mutex_unlock(struct cr_mutex *m)
     if (CR__UNLIKELY(word_get(m) & STARVING) && hand_over(w, m))
         return 0;
     owner_set(m, NULL);
-    unsigned old = word_clear(w, m, LOCKED);
-    if (CR__UNLIKELY((old & (WAITERS | WOKEN)) == WAITERS))
-        wake_one(w, m);
+    if (CR__UNLIKELY(!give_back(w, m, word_get(m))))
+        unlock_slowly(w, m);
     return 0;
 }
 

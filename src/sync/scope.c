@@ -65,10 +65,8 @@ static void release(struct cr_co *co, struct cr__co_above *above)
         outer = scope->outer;
         put(scope);
     }
-    if (extra->member_of && dropped)
-        put(extra->member_of);
-    else if (extra->member_of)
-        leave_scope(w, extra);
+    if (extra->member_of)
+        leave_scope(w, extra); /* also when dropped: others of the scope's may still run on another worker, and cancel what is listed */
     cr__mem_free(extra->cases, (size_t)extra->case_count * sizeof(*extra->cases), CR__MEM_RECORDS);
     cr__mem_free(extra, sizeof(*extra), CR__MEM_RECORDS);
 }

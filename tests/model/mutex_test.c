@@ -29,6 +29,18 @@ void cr__report(int fd, const char *format, ...)
     model_assert(cycles_come);
 }
 
+void *cr__mem_alloc(size_t size_bytes, enum cr__mem_kind kind)
+{
+    (void)kind;
+    return calloc(1, size_bytes);
+}
+
+void cr__mem_free(void *p, size_t size_bytes, enum cr__mem_kind kind)
+{
+    (void)size_bytes, (void)kind;
+    free(p);
+}
+
 const char *cr__symbol_of(const void *entry, char *buf, size_t size_bytes)
 {
     (void)entry, (void)size_bytes;
@@ -158,6 +170,40 @@ static void two_and_a_timer(void)
 TEST(who_gives_up_leaves_nothing_behind)
 {
     model_run(two_and_a_timer, all_free);
+}
+
+/* ---- Freeing ------------------------------------------------------------------------------------------------ */
+
+static struct shared {
+    struct cr_mutex mutex;
+    int references; /* the mutex's */
+} *shared;
+
+/* The last one frees it. The first one's patience comes to an end at times; it tries again. */
+static void drops_reference(void *which)
+{
+    int r;
+    do
+        r = cr_mutex_lock_until(&shared->mutex, which ? CR_FOREVER : 1 * CR_SEC);
+    while (r == -ETIMEDOUT && !which);
+    model_assert(r == 0);
+    bool last = --shared->references == 0;
+    model_assert(cr_mutex_unlock(&shared->mutex) == 0);
+    if (last)
+        free(shared);
+}
+
+static void two_share_and_a_timer(void)
+{
+    shared = malloc(sizeof(*shared));
+    *shared = (struct shared){.references = 2};
+    coroutines(2, drops_reference);
+    model_thread(first_times_out, NULL);
+}
+
+TEST(who_knows_that_he_is_the_last_may_free_it)
+{
+    model_run(two_share_and_a_timer, NULL);
 }
 
 /* ---- Cycles ------------------------------------------------------------------------------------------------- */

@@ -59,10 +59,15 @@ int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
     return -ESHUTDOWN;
 }
 
-int cr__spawn(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
-              const struct cr_attr *attr)
+struct cr__co_cold *cr__co_cold_make(void)
 {
-    (void)worker, (void)placed, (void)out, (void)fn, (void)arg, (void)attr;
+    return NULL;
+}
+
+int cr__spawn_with(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
+                   const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where)
+{
+    (void)worker, (void)placed, (void)out, (void)fn, (void)arg, (void)attr, (void)cold, (void)where;
     return -ENOMEM;
 }
 
