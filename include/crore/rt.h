@@ -168,6 +168,7 @@ CR_API int cr_stats_get(struct cr_stats *out);
 /* Memory in use, in bytes by kind, of the whole process's runtimes. Any thread. Never suspends. */
 struct cr_mem_stats {
     uint64_t records_bytes; /* coroutine records, hot and cold parts */
+    uint64_t frames_bytes;  /* tasks: their frames and records (crore/task.h) */
     uint64_t stacks_bytes;  /* address space of stacks, guards included; what was never touched costs no memory */
     uint64_t conns_bytes;   /* connections and listeners */
     uint64_t buffers_bytes; /* lent buffers, in use or pooled */

@@ -11,6 +11,7 @@
 
 enum cr__mem_kind {
     CR__MEM_RECORDS,
+    CR__MEM_FRAMES, /* of tasks, with their records */
     CR__MEM_STACKS,
     CR__MEM_CONNS,
     CR__MEM_BUFFERS,
@@ -70,7 +71,7 @@ struct cr__slab {
     _Alignas(CR__CACHE_LINE) _Atomic(void *) returned;
 };
 
-/* object_size_bytes: a multiple of 16. Objects are aligned to 64 bytes where their size is. */
+/* object_size_bytes: a multiple of 8. Objects are aligned to 16, or 64, bytes where their size is. */
 void cr__slab_init(struct cr__slab *slab, uint32_t object_size_bytes, enum cr__mem_kind kind);
 
 /* Unmaps all chunks; objects still in use are gone with them. Nobody may send any more. */

@@ -6,7 +6,7 @@ _Static_assert(sizeof(struct cr__slab_chunk) <= CR__SLAB_HEADER_BYTES, "objects 
 
 void cr__slab_init(struct cr__slab *slab, uint32_t object_size_bytes, enum cr__mem_kind kind)
 {
-    CR__ASSERT(object_size_bytes % 16 == 0 && object_size_bytes + CR__SLAB_HEADER_BYTES <= CR__SLAB_CHUNK_BYTES);
+    CR__ASSERT(object_size_bytes % 8 == 0 && object_size_bytes + CR__SLAB_HEADER_BYTES <= CR__SLAB_CHUNK_BYTES);
     *slab = (struct cr__slab){.object_size_bytes = object_size_bytes, .kind = kind};
 }
 

@@ -44,9 +44,10 @@ struct part {
     struct cr__worker *worker;
     _Atomic uint8_t lock;           /* who looks at, or changes, what follows: the worker, or the conductor in the end */
     bool closed;
-    bool begun, walked;
     struct cr__tally tally;
-    struct cr__slab_chunk *chunk;   /* the walk goes on at `at` */
+    unsigned slabs;                 /* that it has begun to walk through: the records', and then those of frames */
+    const struct cr__slab *slab;    /* the walk goes on at `at` */
+    struct cr__slab_chunk *chunk;
     char *at, *end;
     struct batch *open[BATCHES_OPEN];
 
@@ -250,30 +251,36 @@ static void visit(struct part *part, struct cr__record *record)
         cr__tally_plain(&part->tally, item.entry, item.id, CR__DOING_NEW, 0, 1);
 }
 
-/* What is spawned into fresh memory from now on is not visited. */
-static void begin(struct part *part)
+/* Goes on to the next slab; what is spawned into fresh memory of it from now on is not visited. False: that was the last. */
+static bool begin_slab(struct part *part)
 {
-    const struct cr__slab *slab = &part->worker->records;
-    part->begun = true;
+    struct cr__frames *frames = &part->worker->frames;
+    unsigned number = part->slabs++;
+    if (number > frames->used_count)
+        return false;
+    const struct cr__slab *slab = part->slab = number == 0 ? &part->worker->records : &frames->slabs[frames->used[number - 1]];
     part->chunk = slab->chunks;
     part->at = (char *)slab->chunks + CR__SLAB_HEADER_BYTES;
     part->end = slab->fresh;
+    return true;
 }
 
 /* The next record; NULL: that was all. */
 static struct cr__record *next_record(struct part *part)
 {
-    while (part->chunk && part->at == part->end) {
-        part->chunk = part->chunk->next;
+    while (!part->chunk || part->at == part->end) {
+        if (part->chunk)
+            part->chunk = part->chunk->next;
         if (part->chunk) {
             part->at = (char *)part->chunk + CR__SLAB_HEADER_BYTES;
             part->end = part->chunk->used_end;
+        } else if (!begin_slab(part)) {
+            return NULL;
         }
     }
-    if (!part->chunk)
-        return NULL;
-    struct cr__record *record = (struct cr__record *)(void *)part->at;
-    part->at += sizeof(*record);
+    bool frame = part->slab != &part->worker->records;
+    struct cr__record *record = (struct cr__record *)(void *)(part->at - (frame ? CR__CO_STACKFUL_BYTES : 0));
+    part->at += part->slab->object_size_bytes;
     return record;
 }
 
@@ -282,8 +289,6 @@ static bool walk_some(struct part *part)
 {
     int64_t end_ns = cr__os_now_ns() + SLICE_NS;
     unsigned unwound = part->tally.unwound;
-    if (!part->begun)
-        begin(part);
     for (unsigned i = 1; i <= SLICE_RECORDS; i++) {
         struct cr__record *record = next_record(part);
         if (!record)
