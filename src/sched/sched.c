@@ -769,7 +769,8 @@ int cr__join_take(struct cr__worker *w, struct cr__record *target, int *result)
     return 0;
 }
 
-int cr_join_task_until(struct cr_co *co, int *result, int64_t deadline_ns)
+/* Inlined, so that a backtrace names the call that was made. */
+__attribute__((always_inline)) static inline int join(struct cr_co *co, int *result, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
@@ -792,14 +793,19 @@ int cr_join_task_until(struct cr_co *co, int *result, int64_t deadline_ns)
     return r < 0 ? r : cr__join_take(w, target, result);
 }
 
+int cr_join_until(struct cr_co *co, int64_t deadline_ns)
+{
+    return join(co, NULL, deadline_ns);
+}
+
+int cr_join_task_until(struct cr_co *co, int *result, int64_t deadline_ns)
+{
+    return join(co, result, deadline_ns);
+}
+
 int cr_join_task(struct cr_co *co, int *result)
 {
     return cr_join_task_until(co, result, CR_FOREVER);
-}
-
-int cr_join_until(struct cr_co *co, int64_t deadline_ns)
-{
-    return cr_join_task_until(co, NULL, deadline_ns);
 }
 
 int cr_join(struct cr_co *co)
