@@ -55,15 +55,30 @@
 
 #include <limits.h>
 
-#include <crore/chan.h>
-#include <crore/conn.h>
-#include <crore/outside.h>
-#include <crore/scope.h>
-#include <crore/sync.h>
+#include <crore/rt.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* What is awaited is declared in crore/sync.h, chan.h, scope.h, outside.h and conn.h. */
+struct cr_chan;
+struct cr_case;
+struct cr_subscriber;
+struct cr_mutex;
+struct cr_cond;
+struct cr_rwlock;
+struct cr_sem;
+struct cr_waitgroup;
+struct cr_once;
+struct cr_barrier;
+struct cr_event;
+struct cr_scope;
+struct cr_conn;
+struct cr_listener;
+struct cr_lent;
+struct cr_addr;
+struct iovec;
 
 struct cr_task;
 

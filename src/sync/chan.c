@@ -239,7 +239,7 @@ __attribute__((always_inline)) static inline int wait_for(struct cr__worker *w, 
     return CR__LIKELY(r == CR_WAITS) ? wait_end(me, chan, op, cr__wait_suspend_here(w, me, deadline_ns)) : r;
 }
 
-__attribute__((always_inline)) static inline int send_item(struct cr_chan *chan, const void *item, int64_t deadline_ns)
+__attribute__((always_inline)) static inline int send(struct cr_chan *chan, const void *item, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
@@ -263,7 +263,7 @@ __attribute__((always_inline)) static inline int receive(struct cr_chan *chan, v
 
 int cr_chan_send_until(struct cr_chan *chan, const void *item, int64_t deadline_ns)
 {
-    return send_item(chan, item, deadline_ns);
+    return send(chan, item, deadline_ns);
 }
 
 int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
@@ -273,7 +273,7 @@ int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
 
 int cr_chan_send(struct cr_chan *chan, const void *item)
 {
-    return send_item(chan, item, CR_FOREVER);
+    return send(chan, item, CR_FOREVER);
 }
 
 int cr_chan_send_try(struct cr_chan *chan, const void *item)
