@@ -140,7 +140,7 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
 }
 
 /* Gives a coroutine whose turn has come for the first time its stack; if there is none, it waits for one. */
-static bool start_on_stack(struct cr__worker *w, struct cr__record *record)
+static bool start(struct cr__worker *w, struct cr__record *record)
 {
     void *arg = record->co.sp;
     uint32_t stack_bytes = record->co.stack.size_bytes;
@@ -157,19 +157,6 @@ static bool start_on_stack(struct cr__worker *w, struct cr__record *record)
     return false;
 }
 
-enum start { STARTED, STARVES, IS_TASK };
-
-/* What can't just be switched to. A task is left to the loop. */
-static CR__NOINLINE enum start start(struct cr__worker *w, struct cr__record *record)
-{
-    if (CR__LIKELY(!cr__co_is_task(&record->co)))
-        return start_on_stack(w, record) ? STARTED : STARVES;
-    if (!cr__co_started(&record->co))
-        cr__co_flags_set(&record->co, CR__CO_STARTED);
-    w->task = record;
-    return IS_TASK;
-}
-
 /* By its turn, what it needs will have come: its stack, from the innermost frame on, and its successor's record. (The last one's next may be
  * anything: a prefetch does not mind. Nor does it that a task has no sp, but sanitizers do that we read it.) */
 static inline void prefetch(const struct cr_co *after, int stack_lines)
@@ -184,11 +171,17 @@ static inline void prefetch(const struct cr_co *after, int stack_lines)
 #endif
 }
 
-/* The rest of a task's record, and its frame. */
-static inline void prefetch_task(const struct cr_co *after)
+/* A task's turn: the loop's business. `after` comes next: its record's rest, and its frame, will have come by then. */
+static struct cr__record *leave_to_loop(struct cr__worker *w, struct cr_co *task, const struct cr_co *after)
 {
-    __builtin_prefetch((const char *)after + sizeof(struct cr__record));
-    __builtin_prefetch((const char *)after + sizeof(struct cr__record) - CR__CACHE_LINE);
+    if (!cr__co_started(task))
+        cr__co_flags_set(task, CR__CO_STARTED);
+    w->task = cr__record_of(task);
+    if (CR__LIKELY(after != NULL)) {
+        __builtin_prefetch((const char *)after + sizeof(struct cr__record) - CR__CACHE_LINE);
+        __builtin_prefetch((const char *)after + sizeof(struct cr__record));
+    }
+    return NULL;
 }
 
 /* Where it is, from now on. */
@@ -374,14 +367,10 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
             prefetch(after, PARKED_LINES);
         if (CR__LIKELY(cr__co_switchable(co)))
             return cr__record_of(co);
-        enum start started = start(w, cr__record_of(co));
-        if (CR__LIKELY(started == STARTED))
+        if (cr__co_is_task(co))
+            return leave_to_loop(w, co, after);
+        if (CR__LIKELY(start(w, cr__record_of(co))))
             return cr__record_of(co);
-        if (started == IS_TASK) {
-            if (CR__LIKELY(after != NULL))
-                prefetch_task(after);
-            return NULL;
-        }
     }
 }
 
