@@ -1549,3 +1549,116 @@ TEST(shutting_down_ends_tasks)
     CHECK_EQ(cr_run(spawn_many, NULL, &several), 0);
     CHECK_EQ(children_ended, 1000);
 }
+
+/* ---- All at once -------------------------------------------------------------------------------------------- */
+
+enum { CROWD = 60, STEPS = 150, PERMITS = 5 };
+static struct cr_chan *crowd_chan;
+static struct cr_sem crowd_sem;
+static int64_t sent_in_crowd, received_in_crowd;
+
+struct member {
+    struct cr_task task;
+    uint32_t random;
+    int i, r, item;
+    bool holds;
+    struct cr_case cases[2];
+};
+
+static uint32_t random_of(struct member *me, uint32_t below)
+{
+    me->random = me->random * 1664525u + 1013904223u;
+    return (uint32_t)((uint64_t)me->random * below >> 32);
+}
+
+static int64_t soon(struct member *me)
+{
+    return random_of(me, 4) == 0 ? 0 : cr_after((int64_t)random_of(me, 300) * CR_US);
+}
+
+/* What it does is by chance; that sums agree in the end is not. A deadline may be made anew by each resume. */
+static int takes_part(struct cr_task *task)
+{
+    struct member *me = (struct member *)task;
+    CR_TASK_BEGIN(task, takes_part);
+    for (me->i = 0; me->i < STEPS; me->i++) {
+        switch (random_of(me, 6)) {
+        case 0:
+            CR_AWAIT(me->r, cr_task_chan_send(task, crowd_chan, &me->item, soon(me)));
+            if (me->r == 0)
+                __atomic_add_fetch(&sent_in_crowd, 1, __ATOMIC_RELAXED);
+            break;
+        case 1:
+            CR_AWAIT(me->r, cr_task_chan_recv(task, crowd_chan, &me->item, soon(me)));
+            if (me->r == 0)
+                __atomic_add_fetch(&received_in_crowd, 1, __ATOMIC_RELAXED);
+            break;
+        case 2:
+            me->item = 1;
+            me->cases[0] = (struct cr_case){.op = CR_RECV, .chan = crowd_chan, .item = &me->r};
+            me->cases[1] = (struct cr_case){.op = CR_SEND, .chan = crowd_chan, .item = &me->item};
+            CR_AWAIT(me->r, cr_task_select(task, me->cases, 2, soon(me)));
+            if (me->r >= 0)
+                __atomic_add_fetch(me->r == 0 ? &received_in_crowd : &sent_in_crowd, 1, __ATOMIC_RELAXED);
+            break;
+        case 3:
+            CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, soon(me)));
+            me->holds = me->r == 0;
+            CR_AWAIT(me->r, cr_task_yield(task));
+            if (me->holds)
+                CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+            break;
+        case 4:
+            CR_AWAIT(me->r, cr_task_sem_wait(task, &crowd_sem, soon(me)));
+            me->holds = me->r == 0;
+            CR_AWAIT(me->r, cr_task_sleep(task, soon(me)));
+            if (me->holds)
+                CHECK_EQ(cr_sem_post(&crowd_sem, 1), 0);
+            break;
+        default:
+            me->holds = random_of(me, 4) > 0;
+            CR_AWAIT(me->r, me->holds ? cr_task_rwlock_rdlock(task, &rwlock, soon(me)) : cr_task_rwlock_wrlock(task, &rwlock, soon(me)));
+            me->holds = me->r == 0;
+            CR_AWAIT(me->r, cr_task_yield(task));
+            if (me->holds)
+                CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+        }
+    }
+    return 0;
+}
+
+static void run_crowd(unsigned flags)
+{
+    struct cr_co *all[CROWD];
+    const struct cr_attr attr = {.flags = flags};
+    CHECK_EQ(cr_chan_create(&crowd_chan, sizeof(int), 2), 0);
+    crowd_sem = (struct cr_sem){.count = PERMITS};
+    sent_in_crowd = received_in_crowd = 0;
+    for (int i = 0; i < CROWD; i++) {
+        struct member frame = {.task = CR_TASK(takes_part), .random = (uint32_t)i * 7919u + 1};
+        CHECK_EQ(cr_task_spawn(&all[i], &frame.task, sizeof(frame), &attr), 0);
+    }
+    for (int i = 0; i < CROWD; i += 6) { /* at any time */
+        CHECK_EQ(cr_sleep(300 * CR_US), 0);
+        CHECK_EQ(cr_cancel(all[i]), 0);
+    }
+    for (int i = 0; i < CROWD; i++)
+        CHECK_EQ(result_of(all[i]), 0);
+    CHECK_EQ(sent_in_crowd, received_in_crowd + (int64_t)cr_chan_length(crowd_chan));
+    CHECK_EQ(crowd_sem.count, PERMITS);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_destroy(crowd_chan), 0);
+}
+
+TEST_BOTH(in_a_crowd_nothing_is_lost)
+{
+    run_crowd(0);
+}
+
+TEST_BOTH(nor_in_one_that_migrates)
+{
+    run_crowd(CR_MIGRATABLE);
+}

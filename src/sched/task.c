@@ -160,6 +160,7 @@ int cr_task_yield(struct cr_task *task)
         return 0;
     }
     leaf.me->co.sched_flags |= CR__AWAITS;
+    leaf.me->co.sched_wait = CR__WAIT_NONE; /* a wait that could not begin may have left its kind there */
     return cr__leaf_yield(leaf.worker, leaf.me);
 }
 
