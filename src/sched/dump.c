@@ -1,6 +1,6 @@
 /* A dump: all coroutines of a runtime, by what they do and where, while it runs.
  *
- * The runtime's monitor thread conducts it. Each worker walks the records in its own slab, some at each turn of its loop, by a post that posts itself again. What it may
+ * The runtime's monitor thread conducts it. Each worker walks the records in its own slab, and those of tasks in the slabs of frames, some at each turn of its loop, by a post that posts itself again. What it may
  * read of a record depends on whose that is just now:
  *     anybody                    the word (atomic); the mode (atomic)
  *     the worker whose slab      number and function: written when it spawns, which only that worker does there

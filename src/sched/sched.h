@@ -7,6 +7,8 @@
  * when nothing is ready or its budget of switches is used up. The loop (loop.c) polls, fires timers, takes what other workers have
  * sent (inbox.h), looks for work elsewhere when it has none, and sleeps in its poller when there is none.
  *
+ * A task (task.h) is a coroutine without a stack: what is said of coroutines here is so of tasks, but for stacks and switching.
+ *
  * Where a ready coroutine of a worker is:
  *     next      one, handed over by who woke it: runs next, but not more than NEXT_LIMIT times in a row while others are ready
  *     ready     started ones that stay: a list that only this worker touches

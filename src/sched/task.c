@@ -39,6 +39,8 @@ __attribute__((noreturn)) CR__COLD void cr__leaf_misused(struct cr_task *task)
     if (!co)
         cr__panic("%s (%s:%d) awaits something where no task runs: outside of one, or when it has said already that it waits", at->function, at->file,
                   at->line);
+    if (!w)
+        cr__panic("%s (%s:%d) awaits something in a child of fork(), where there is no runtime", at->function, at->file, at->line);
     struct cr_task *inner = cr__task_root(cr__record_of(co))->caller;
     if (inner != task)
         cr__panic("%s (%s:%d) awaits something, but is not the task that runs: that is %s (%s:%d)", at->function, at->file, at->line,

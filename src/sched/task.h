@@ -90,7 +90,7 @@ static inline struct cr__leaf cr__leaf_enter(struct cr_task *task, int64_t deadl
     if (CR__UNLIKELY(!co) || CR__UNLIKELY(cr__task_root(leaf.me)->caller != task))
         cr__leaf_misused(task);
     leaf.worker = self->worker;
-    if (CR__UNLIKELY(self->current != &leaf.worker->loop))
+    if (CR__UNLIKELY(!leaf.worker) || CR__UNLIKELY(self->current != &leaf.worker->loop))
         cr__leaf_misused(task);
     if (co->sched_flags & CR__AWAITS) {
         leaf.turn = CR__RESUMES;
