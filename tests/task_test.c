@@ -634,6 +634,7 @@ TEST_BOTH(closing_ends_what_waits)
 /* ---- Condition variable ------------------------------------------------------------------------------------- */
 
 static bool ready_to_go;
+static int at_the_condition; /* how many have come there */
 
 static int waits_for_condition(struct cr_task *task)
 {
@@ -641,6 +642,7 @@ static int waits_for_condition(struct cr_task *task)
     CR_TASK_BEGIN(task, waits_for_condition);
     CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, CR_FOREVER));
     CHECK_EQ(me->r, 0);
+    __atomic_add_fetch(&at_the_condition, 1, __ATOMIC_RELAXED);
     while (!ready_to_go && me->r == 0)
         CR_AWAIT(me->r, cr_task_cond_wait(task, &cond, &mutex, me->deadline_ns));
     CHECK_EQ(cr_mutex_unlock(&mutex), 0); /* it holds it, whatever came */
@@ -652,12 +654,15 @@ TEST_BOTH(a_condition_is_waited_for)
     struct shot frame = {.task = CR_TASK(waits_for_condition), .deadline_ns = CR_FOREVER}, late = frame;
     struct cr_co *all[5];
     ready_to_go = false;
+    at_the_condition = 0;
     late.deadline_ns = cr_after(2 * CR_MS);
     for (int i = 0; i < 3; i++)
         SPAWN(all[i], frame);
     SPAWN(all[3], late);
     SPAWN(all[4], frame);
     CHECK_EQ(result_of(all[3]), -ETIMEDOUT);
+    while (__atomic_load_n(&at_the_condition, __ATOMIC_RELAXED) < 5)
+        CHECK_EQ(cr_yield(), 0);
     CHECK_EQ(cr_mutex_lock(&mutex), 0);
     CHECK_EQ(cr_cancel(all[4]), 0); /* it has to wait for the mutex then */
     CHECK_EQ(cr_sleep(2 * CR_MS), 0);

@@ -730,7 +730,7 @@ static bool ended(const struct cr__record *record)
     return (cr__co_state(&record->co) & ~(unsigned)CR__CO_TASK) == CR__CO_DONE;
 }
 
-int cr__join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
+static inline int join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
 {
     cr__park_lock(&target->word, w->alone);
     int r = check_handle(target);
@@ -743,19 +743,34 @@ int cr__join_begin(struct cr__worker *w, struct cr__record *me, struct cr__recor
     return r;
 }
 
-void cr__join_end(struct cr__worker *w, struct cr__record *target)
+static inline void join_end(struct cr__worker *w, struct cr__record *target)
 {
     cr__park_lock(&target->word, w->alone); /* also after a wake: whoever woke us has let go of it */
     target->joiner = NULL;
     cr__park_unlock(&target->word, 0, w->alone);
 }
 
-int cr__join_take(struct cr__worker *w, struct cr__record *target, int *result)
+static inline int join_take(struct cr__worker *w, struct cr__record *target, int *result)
 {
     if (result)
         *result = cr__co_is_task(&target->co) ? (int)target->since : 0;
     free_record(w, target);
     return 0;
+}
+
+int cr__join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
+{
+    return join_begin(w, me, target, deadline_ns, done);
+}
+
+void cr__join_end(struct cr__worker *w, struct cr__record *target)
+{
+    join_end(w, target);
+}
+
+int cr__join_take(struct cr__worker *w, struct cr__record *target, int *result)
+{
+    return join_take(w, target, result);
 }
 
 /* Inlined, so that a backtrace names the call that was made. */
@@ -769,7 +784,7 @@ __attribute__((always_inline)) static inline int join(struct cr_co *co, int *res
     if (target == me)
         return cr__park_held(&me->word) ? -EDEADLK : -EPERM;
     bool done;
-    int r = cr__join_begin(w, me, target, deadline_ns, &done);
+    int r = join_begin(w, me, target, deadline_ns, &done);
     if (r < 0) {
         cr__breathe(w);
         return r;
@@ -777,9 +792,9 @@ __attribute__((always_inline)) static inline int join(struct cr_co *co, int *res
     if (!done) {
         r = cr__wait_suspend(w, me, deadline_ns);
         w = cr__worker_here();
-        cr__join_end(w, target);
+        join_end(w, target);
     }
-    return r < 0 ? r : cr__join_take(w, target, result);
+    return r < 0 ? r : join_take(w, target, result);
 }
 
 int cr_join_until(struct cr_co *co, int64_t deadline_ns)
