@@ -19,6 +19,7 @@ import gdb.unwinder
 
 CHUNK_BYTES = 256 * 1024
 STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own", "ended")
+TASK, STARTED = 8, 0x8000 # bits beside them
 WAITS = {
     "CR__WAIT_NONE": "",
     "CR__WAIT_SLEEP": "a point in time",
@@ -200,6 +201,7 @@ class Thread:
         self.thread = thread
         self.number = thread.num
         self.current = own["current"]
+        self.task = int(own["task"])
         worker = own["worker"].cast(pointer_to("cr__worker"))
         self.worker = worker if int(worker) else None
 
@@ -236,12 +238,13 @@ class Coroutine:
         self.now_ns = now_ns # when its worker last looked at the clock
         self.address = int(co)
         self.id = int(co["id"])
-        self.kind = int(co["mode"]) & 0xff
+        self.is_task = bool(int(co["mode"]) & TASK)
+        self.kind = int(co["mode"]) & 0xff & ~TASK
         self.scheduled = STATES[self.kind % len(STATES)] == "scheduled"
         self.thread = next((t for t in among if self.runs_on(t)), None)
 
     def runs_on(self, thread):
-        if int(thread.current) == self.address:
+        if self.address in (int(thread.current), thread.task):
             return True
         inner = thread.current
         while int(inner) and int(inner["mode"]) & 0xff == STATES.index("running"): # bare ones inside it
@@ -259,7 +262,10 @@ class Coroutine:
         return symbol(int(self.co["entry"]))
 
     def has_stack(self):
-        return int(self.co["stack"]["top"]) != 0
+        return not self.is_task and int(self.co["stack"]["top"]) != 0
+
+    def started(self):
+        return bool(int(self.co["mode"]) & STARTED) if self.is_task else self.has_stack()
 
     def wait_kind(self):
         return enum_name("cr__wait_kind", int(self.co["sched_wait"]))
@@ -269,7 +275,7 @@ class Coroutine:
             return STATES[self.kind] if self.kind < len(STATES) else "damaged"
         if self.thread:
             return "running"
-        if not self.has_stack():
+        if not self.started():
             return "parked" if self.wait_kind() == "CR__WAIT_STACK" else "new"
         return "parked" if self.waits() else "ready"
 
@@ -293,7 +299,8 @@ class Coroutine:
 
     def who(self):
         quoted = f' "{self.name()}"' if self.name() else ""
-        return f"{'' if self.scheduled else 'bare '}coroutine {self.id}{quoted} in {self.function()}"
+        what = "task" if self.is_task else "coroutine" if self.scheduled else "bare coroutine"
+        return f"{what} {self.id}{quoted} in {self.function()}"
 
     def title(self):
         waits_for = self.waits_for()
@@ -313,11 +320,22 @@ class Coroutine:
             at = at["below"]
         return [*chain, self]
 
+    def points(self):
+        """Where each of a task's frames is, the innermost first."""
+        root = (self.record() + 1).cast(pointer_to("cr_task"))
+        frame, lines = root["caller"], []
+        while int(frame) != int(root) and len(lines) < 100:
+            lines.append(frame["at"])
+            frame = frame["caller"]
+        return [f"#{i:<2} {at['function'].string()} at {at['file'].string()}:{int(at['line'])}" for i, at in enumerate([*lines, root["at"]])]
+
     def own_lines(self, options):
         """The backtrace of its own stack."""
         if self.thread and int(self.thread.current) == self.address:
             self.thread.thread.switch()
             return backtrace_lines(options)
+        if self.is_task and self.state() != "ended":
+            return self.points()
         if not self.has_stack() or self.state() == "ended":
             return ["(no stack)"]
         sp = int(self.co["sp"])
@@ -337,20 +355,33 @@ class Coroutine:
                 print("  " + line)
 
 
-def coroutines(thread, among):
-    """All of a worker's records that are in use, by id."""
-    slab = thread.worker["records"]
+def addresses(slab):
+    """Those of the objects that were ever taken from it."""
     reserve = gdb.parse_and_eval("cr__reserve")
     base = int(reserve["base"])
-    found = []
     for index in range(int(reserve["chunks"])):
         chunk = gdb.Value(base).cast(pointer_to("cr__chunk"))[index]
-        if int(chunk["slab"]) != int(slab.address):
-            continue
-        for address in range(base + index * CHUNK_BYTES, int(chunk["fresh"]), int(slab["stride_bytes"])):
-            co = gdb.Value(address).cast(pointer_to("cr_co"))
-            if STATES[(int(co["mode"]) & 0xff) % len(STATES)] in ("scheduled", "ended"):
-                found.append(Coroutine(co, among, int(thread.worker["now_ns"])))
+        if int(chunk["slab"]) == int(slab.address):
+            yield from range(base + index * CHUNK_BYTES, int(chunk["fresh"]), int(slab["stride_bytes"]))
+
+
+def records(worker):
+    """A task's lacks what has a stack (src/sched/frames.h)."""
+    yield from addresses(worker["records"])
+    frames = worker["frames"]
+    for i in range(int(frames["used_count"])):
+        for address in addresses(frames["slabs"][int(frames["used"][i])]):
+            yield address - int(gdb.parse_and_eval("&((struct cr_co *)0)->next"))
+
+
+def coroutines(thread, among):
+    """All of a worker's records that are in use, by id."""
+    found = []
+    for address in records(thread.worker):
+        co = gdb.Value(address).cast(pointer_to("cr_co"))
+        kind = int(co["mode"]) & 0xff & ~TASK
+        if kind < len(STATES) and STATES[kind] in ("scheduled", "ended"):
+            found.append(Coroutine(co, among, int(thread.worker["now_ns"])))
     return sorted(found, key=lambda coroutine: coroutine.id)
 
 

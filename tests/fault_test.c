@@ -35,6 +35,43 @@ TEST(a_spawn_without_memory_fails_and_those_spawned_before_all_run)
     CHECK_EQ(cr_run(spawns_until_full, NULL, NULL), 0);
 }
 
+static int runs_as_task(struct cr_task *task)
+{
+    (void)task;
+    ran++;
+    return 0;
+}
+
+static void spawns_tasks_until_full(void *unused)
+{
+    (void)unused;
+    struct cr_task frame = CR_TASK(runs_as_task);
+    int spawned = 0, r;
+    cr__mem_fail_after(1);
+    while ((r = cr_task_go(&frame, sizeof(frame))) == 0)
+        spawned++;
+    CHECK_EQ(r, -ENOMEM);
+    struct cr_co *co = NULL;
+    CHECK_EQ(cr_task_spawn(&co, &frame, sizeof(frame), NULL), -ENOMEM);
+    CHECK(co == NULL);
+    cr__mem_fail_after(0);
+    for (unsigned n = 1; n < 3; n++) { /* the object, its name */
+        cr__mem_fail_after(n);
+        CHECK(cr_task_spawn(&co, &frame, sizeof(frame), &(struct cr_attr){.name = "named"}) == -ENOMEM || n > 1);
+        cr__mem_fail_after(0);
+    }
+    spawned += co != NULL;
+    CHECK(!co || cr_join(co) == 0);
+    CHECK_EQ(cr_task_spawn(&co, &frame, sizeof(frame), NULL), 0);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK_EQ(ran, spawned + 1);
+}
+
+TEST(a_task_without_memory_is_not_spawned)
+{
+    CHECK_EQ(cr_run(spawns_tasks_until_full, NULL, NULL), 0);
+}
+
 static void sleeps(void *unused)
 {
     (void)unused;

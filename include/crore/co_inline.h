@@ -28,6 +28,7 @@ struct cr__co_head {
     void *stack[2];       /* the library's */
     void *sp;             /* while it does not run */
     struct cr_co *below;  /* who is switched to when it yields */
+    void *next;           /* the library's */
     uint16_t mode;        /* state in the low byte, attribute flags in the high one */
 };
 

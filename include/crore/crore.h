@@ -10,5 +10,6 @@
 #include <crore/scope.h>
 #include <crore/server.h>
 #include <crore/sync.h>
+#include <crore/task.h>
 
 #endif

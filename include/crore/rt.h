@@ -178,11 +178,11 @@ CR_API int cr_stats_get(struct cr_stats *out);
  * count in steps of 256 KiB for each worker. Any thread. Never suspends; page_tables_bytes takes a read of /proc/self/status, some tens of microseconds. */
 struct cr_mem_stats {
     uint64_t records_bytes; /* coroutine records, hot and cold parts */
+    uint64_t frames_bytes;  /* tasks: their frames and records (crore/task.h) */
     uint64_t stacks_bytes;  /* address space of stacks, guards included; what was never touched costs no memory */
     uint64_t conns_bytes;   /* connections and listeners */
     uint64_t buffers_bytes; /* lent buffers, in use or pooled */
     uint64_t images_bytes;  /* live bytes of stacks, while they are not on them */
-    uint64_t frames_bytes;  /* of stackless tasks */
     uint64_t other_bytes;   /* workers, tables */
     uint64_t spare_bytes;   /* held back for any of these but stacks: what is not wanted for about a second goes back to the system */
     uint64_t transparent_bytes; /* of what is above, and of what has gone back: addresses for which the kernel was asked for huge pages (transparent ones), */

@@ -200,7 +200,7 @@ int cr_co_yield_to(struct cr_co *to, void **value)
 
 enum cr_co_status cr_co_status(const struct cr_co *co)
 {
-    switch (cr__co_state(co)) {
+    switch (cr__co_state(co) & ~(unsigned)CR__CO_TASK) {
     case CR__CO_NEW:
         return CR_CO_NEW;
     case CR__CO_SUSPENDED:
@@ -217,7 +217,9 @@ enum cr_co_status cr_co_status(const struct cr_co *co)
 struct cr_co *cr_co_current(void)
 {
     struct cr__self *self = cr__self_get();
-    return self && cr__co_state(self->current) != CR__CO_ROOT ? self->current : NULL;
+    if (!self)
+        return NULL;
+    return cr__co_state(self->current) != CR__CO_ROOT ? self->current : self->task;
 }
 
 int cr_co_destroy(struct cr_co *co)

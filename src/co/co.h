@@ -29,6 +29,7 @@ enum cr__co_state {
     CR__CO_FREE = 5,      /* in a slab */
     CR__CO_ROOT = 6,      /* a thread's own stack */
     CR__CO_DONE = 7,      /* the runtime's, ended; somebody holds its handle */
+    CR__CO_TASK = 8,      /* a bit beside SCHEDULED and DONE: it has no stack (sched/task.h) */
 };
 
 /* What a room above keeps with a coroutine: release is called when it has ended, or is dropped, after its local storage has gone. */
@@ -46,17 +47,17 @@ struct cr__co_cold {
     struct cr__co_above *above;
 };
 
-/* What has a stack comes first: a task has none, and its record begins behind it (CR__CO_STACKFUL_BYTES). */
+/* What has a stack comes first: a task has none, and its record begins behind that (CR__CO_STACKFUL_BYTES), with what a slab may overwrite. */
 struct cr_co {
     struct cr__stack stack;
     void *sp;            /* before a scheduled one's first run: its argument */
     struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
+    struct cr_co *next;  /* in a queue of its owner's */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
     uint8_t sched_flags; /* the scheduler's, as are sched_wait, sched_lock, worker */
     uint8_t sched_wait;
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */
-    struct cr_co *next;  /* in a queue of its owner's */
     struct cr__co_cold *cold;
 #if defined(CR__ASAN) || defined(CR__TSAN)
     void *fake_stack, *tsan_fiber;
@@ -67,7 +68,7 @@ struct cr_co {
 #if !defined(CR__ASAN) && !defined(CR__TSAN)
 _Static_assert(sizeof(struct cr_co) == 64, "half of the coroutine record's budget");
 #endif
-#define CR__CO_STACKFUL_BYTES offsetof(struct cr_co, mode)
+#define CR__CO_STACKFUL_BYTES offsetof(struct cr_co, next)
 _Static_assert(offsetof(struct cr_co, sp) == offsetof(struct cr__co_head, sp), "the inlined calls' view");
 _Static_assert(offsetof(struct cr_co, below) == offsetof(struct cr__co_head, below), "the inlined calls' view");
 _Static_assert(offsetof(struct cr_co, mode) == offsetof(struct cr__co_head, mode), "the inlined calls' view");
@@ -77,6 +78,7 @@ struct cr__self {
     void *worker; /* the scheduler's, on its threads; else NULL */
     void *mover;  /* cr__mover_here; NULL: none yet */
     struct cr__shared *shared; /* for bare coroutines (a worker has its own for the others); NULL: none yet */
+    struct cr_co *task; /* that runs on the worker's stack; NULL: none does. A bare coroutine that it has resumed may be current */
     struct cr_co root;
 };
 
@@ -162,10 +164,16 @@ static inline bool cr__co_started(const struct cr_co *co)
     return (cr__co_flags(co) & CR__CO_STARTED) != 0;
 }
 
-/* Whether it has begun, and is on its stack: who switches to it has nothing to prepare. */
+static inline bool cr__co_is_task(const struct cr_co *co)
+{
+    return (cr__co_state(co) & CR__CO_TASK) != 0;
+}
+
+/* Whether it has begun, and is on its stack, if it has one: who switches to it has nothing to prepare. One comparison, since each switch makes it. */
 static inline bool cr__co_in_place(const struct cr_co *co)
 {
-    return (cr__co_flags(co) & (CR__CO_STARTED | CR__CO_AWAY)) == CR__CO_STARTED;
+    unsigned mode = __atomic_load_n(&co->mode, __ATOMIC_RELAXED);
+    return (mode & CR__MODE(CR__CO_TASK, CR__CO_STARTED | CR__CO_AWAY)) == CR__MODE(0, CR__CO_STARTED);
 }
 
 static inline void cr__co_away_set(struct cr_co *co, bool away)

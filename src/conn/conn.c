@@ -249,7 +249,8 @@ ssize_t cr_pwrite(struct cr_conn *file, const void *buf, size_t size_bytes, int6
 
 int cr_close_write(struct cr_conn *conn)
 {
-    if (!in_coroutine())
+    struct cr__worker *worker;
+    if (!cr__acting(&worker))
         return -EPERM;
     return conn->ops->close_write ? conn->ops->close_write(conn) : -EOPNOTSUPP;
 }
@@ -279,4 +280,100 @@ int cr_peer_url(const struct cr_conn *conn, char *buf, size_t size_bytes)
 int cr_conn_fd(const struct cr_conn *conn)
 {
     return conn->ops->fd ? conn->ops->fd(conn) : -EOPNOTSUPP;
+}
+
+/* ---- For tasks ---------------------------------------------------------------------------------------------- */
+
+/* Begins a leaf, or ends its wait. 0: the operation is to be called, also at the deadline, when it tries for the last time. */
+static int leaf_turn(struct cr_task *task, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_READABLE) | CR__KIND_BIT(CR__WAIT_WRITABLE));
+    if (leaf.turn == CR__BEGINS)
+        return 0;
+    int r = leaf.turn == CR__BREATHES ? CR_WAITS : cr__leaf_finish(&leaf, deadline_ns);
+    return r == -ETIMEDOUT ? 0 : r;
+}
+
+#define LEAF(task, conn, op, ...)                                                                                      \
+    int turn = leaf_turn(task, deadline_ns);                                                                           \
+    if (turn != 0)                                                                                                     \
+        return turn;                                                                                                   \
+    if (!(conn)->ops->op || !(conn)->ops->for_tasks)                                                                   \
+        return -EOPNOTSUPP;                                                                                            \
+    return (conn)->ops->op(conn, __VA_ARGS__)
+
+ssize_t cr_task_read(struct cr_task *task, struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    LEAF(task, conn, read, buf, size_bytes, deadline_ns);
+}
+
+ssize_t cr_task_readv(struct cr_task *task, struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
+{
+    LEAF(task, conn, readv, iov, iov_count, deadline_ns);
+}
+
+ssize_t cr_task_write(struct cr_task *task, struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
+{
+    LEAF(task, conn, write, buf, size_bytes, deadline_ns);
+}
+
+ssize_t cr_task_writev(struct cr_task *task, struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
+{
+    LEAF(task, conn, writev, iov, iov_count, deadline_ns);
+}
+
+ssize_t cr_task_recv_lend(struct cr_task *task, struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
+{
+    LEAF(task, conn, recv_lend, lent, deadline_ns);
+}
+
+ssize_t cr_task_recv_from(struct cr_task *task, struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from, int64_t deadline_ns)
+{
+    LEAF(task, conn, recv_from, buf, size_bytes, from, deadline_ns);
+}
+
+ssize_t cr_task_send_to(struct cr_task *task, struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to,
+                        int64_t deadline_ns)
+{
+    LEAF(task, conn, send_to, buf, size_bytes, to, deadline_ns);
+}
+
+int cr_task_wait_readable(struct cr_task *task, struct cr_conn *conn, int64_t deadline_ns)
+{
+    LEAF(task, conn, wait, false, deadline_ns);
+}
+
+int cr_task_wait_writable(struct cr_task *task, struct cr_conn *conn, int64_t deadline_ns)
+{
+    LEAF(task, conn, wait, true, deadline_ns);
+}
+
+int cr_task_accept(struct cr_task *task, struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
+{
+    int turn = leaf_turn(task, deadline_ns);
+    return turn != 0 ? turn : l->ops->accept(l, out, deadline_ns);
+}
+
+/* One round after the other, as far as they go without waiting. */
+static ssize_t write_on(struct cr_conn *conn, const void *buf, size_t size_bytes, size_t *sent, int64_t deadline_ns)
+{
+    if (!conn->ops->write || !conn->ops->for_tasks)
+        return -EOPNOTSUPP;
+    do {
+        ssize_t n = conn->ops->write(conn, (const char *)buf + *sent, size_bytes - *sent, deadline_ns);
+        if (n < 0)
+            return n;
+        *sent += (size_t)n;
+    } while (*sent < size_bytes);
+    return (ssize_t)size_bytes;
+}
+
+ssize_t cr_task_write_all(struct cr_task *task, struct cr_conn *conn, const void *buf, size_t size_bytes, size_t *sent, int64_t deadline_ns)
+{
+    ssize_t n = leaf_turn(task, deadline_ns);
+    if (n == 0)
+        n = write_on(conn, buf, size_bytes, sent, deadline_ns);
+    if (n != CR_WAITS)
+        *sent = 0;
+    return n;
 }

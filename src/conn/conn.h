@@ -9,6 +9,7 @@
 #include <crore/conn.h>
 
 #include "sched/sched.h"
+#include "sched/task.h"
 
 enum cr__how { CR__CLOSE, CR__CLOSE_RESET };
 enum cr__side { CR__LOCAL, CR__PEER };
@@ -30,6 +31,7 @@ struct cr__conn_ops {
     ssize_t (*pread)(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t offset);
     ssize_t (*pwrite)(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t offset);
     int (*fd)(const struct cr_conn *conn);
+    bool for_tasks; /* those that wait may be called by a task: they say CR_WAITS, and are called again after cr__leaf_finish (sched/task.h) */
 };
 
 struct cr_conn {

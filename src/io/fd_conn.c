@@ -392,6 +392,7 @@ const struct cr__conn_ops cr__stream_ops = {
     .close = stream_close,
     .url = stream_url,
     .fd = stream_fd,
+    .for_tasks = true,
 };
 
 const struct cr__conn_ops cr__datagram_ops = {
@@ -407,6 +408,7 @@ const struct cr__conn_ops cr__datagram_ops = {
     .close = stream_close,
     .url = stream_url,
     .fd = stream_fd,
+    .for_tasks = true,
 };
 
 /* What kind of thing a foreign fd is. */
@@ -434,7 +436,7 @@ static const struct cr__conn_ops *ops_of_fd(int fd, enum cr__fd_kind *kind, enum
 int cr_conn_from_fd(struct cr_conn **out, int fd)
 {
     struct cr__worker *worker;
-    if (!cr__running(&worker))
+    if (!cr__acting(&worker))
         return -EPERM;
     enum cr__fd_kind kind;
     enum cr__scheme scheme;

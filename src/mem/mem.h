@@ -15,7 +15,7 @@ enum cr__mem_kind {
     CR__MEM_CONNS,
     CR__MEM_BUFFERS,
     CR__MEM_IMAGES, /* live bytes of stacks that are not on them */
-    CR__MEM_FRAMES, /* of stackless tasks */
+    CR__MEM_FRAMES, /* of tasks, with their records */
     CR__MEM_OTHER,
     CR__MEM_KINDS
 };

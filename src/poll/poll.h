@@ -100,7 +100,8 @@ static inline void cr__poll_drained(struct cr__pollable *p, enum cr__direction d
     p->seen[d] = p->tried[d];
 }
 
-/* Waits for an event of that direction that came after the last try. 0; -ETIMEDOUT, -ECANCELED; -EBUSY; -EBADF (p is gone); -ENOMEM. */
+/* Waits for an event of that direction that came after the last try. 0; -ETIMEDOUT, -ECANCELED; -EBUSY; -EBADF (p is gone); -ENOMEM. In a task: CR_WAITS when
+ * the wait has begun; cr__leaf_finish says the rest. */
 int cr__poll_wait(struct cr__pollable *p, enum cr__direction direction, int64_t deadline_ns);
 
 /* Whether the kernel can poll it: cr__poll_register has found out. */

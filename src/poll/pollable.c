@@ -3,6 +3,7 @@
 
 #include "obs/obs.h"
 #include "poll/poller.h"
+#include "sched/task.h"
 
 /* ---- A worker's poller -------------------------------------------------------------------------------------- */
 
@@ -178,22 +179,10 @@ static int enlist(struct cr__worker *worker, struct cr__record *me, struct cr__p
     return r;
 }
 
-int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline_ns)
+/* The wait is over. generation: p's, when it began. */
+static inline int wait_end(struct cr__record *me, struct cr__pollable *p, enum cr__direction d, uint16_t generation, int r)
 {
-    struct cr__worker *worker;
-    struct cr__record *me = cr__running(&worker);
-    if (CR__UNLIKELY(!me))
-        return -EPERM;
-    uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
-    int r = enlist(worker, me, p, d, deadline_ns);
-    if (CR__UNLIKELY(r != 0)) {
-        if (r < 0)
-            cr__breathe(worker); /* whoever tries again and again must not keep the other one from running */
-        return r < 0 ? r : 0;
-    }
-    cr__wait_outside(worker, 1);
-    r = cr__wait_suspend_here(worker, me, deadline_ns);
-    worker = cr__worker_here();
+    struct cr__worker *worker = cr__worker_here();
     cr__wait_outside(worker, -1);
     if (CR__UNLIKELY(r < 0)) {
         cr__lock(worker, &p->lock);
@@ -204,6 +193,48 @@ int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline
     if (CR__UNLIKELY(atomic_load_explicit(&p->generation, memory_order_relaxed) != generation))
         return -EBADF; /* whatever came first: p is gone */
     return r;
+}
+
+/* A task's, by what lies in its record. */
+static int finish(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns)
+{
+    struct cr__pollable *p = (struct cr__pollable *)me->node.object;
+    enum cr__direction d = me->co.sched_wait == CR__WAIT_READABLE ? CR__IN : CR__OUT;
+    (void)worker;
+    return wait_end(me, p, d, (uint16_t)(uintptr_t)me->node.next, cr__wait_arrive(me, deadline_ns));
+}
+
+static CR__NOINLINE int begin_for_task(struct cr__pollable *p, enum cr__direction d, int64_t deadline_ns)
+{
+    struct cr__leaf leaf;
+    leaf.me = cr__acting(&leaf.worker);
+    if (!leaf.me)
+        return -EPERM;
+    uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
+    int r = enlist(leaf.worker, leaf.me, p, d, deadline_ns);
+    if (r != 0)
+        return r < 0 ? r : 0;
+    cr__wait_outside(leaf.worker, 1);
+    leaf.me->node.next = (struct cr__wait_node *)(uintptr_t)generation;
+    cr__leaf_finish_set(leaf.me, finish);
+    return cr__leaf_wait(&leaf, deadline_ns);
+}
+
+int cr__poll_wait(struct cr__pollable *p, enum cr__direction d, int64_t deadline_ns)
+{
+    struct cr__worker *worker;
+    struct cr__record *me = cr__running(&worker);
+    if (CR__UNLIKELY(!me))
+        return begin_for_task(p, d, deadline_ns);
+    uint16_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed);
+    int r = enlist(worker, me, p, d, deadline_ns);
+    if (CR__UNLIKELY(r != 0)) {
+        if (r < 0)
+            cr__breathe(worker); /* whoever tries again and again must not keep the other one from running */
+        return r < 0 ? r : 0;
+    }
+    cr__wait_outside(worker, 1);
+    return wait_end(me, p, d, generation, cr__wait_suspend_here(worker, me, deadline_ns));
 }
 
 /* ---- What a poller may do by itself ------------------------------------------------------------------------- */

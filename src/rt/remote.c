@@ -9,6 +9,7 @@
 #include <crore/outside.h>
 
 #include "rt/rt.h"
+#include "sched/task.h"
 
 /* What a waiter's node.object says: the event, while it is in its list; then one of these. */
 #define TAKEN_OFF ((uintptr_t)1 << 1)
@@ -17,7 +18,7 @@
 struct cr_rt *cr_rt_here(void)
 {
     struct cr__worker *worker;
-    return cr__running(&worker) ? cr__rt_of(worker->sched) : NULL;
+    return cr__acting(&worker) ? cr__rt_of(worker->sched) : NULL;
 }
 
 /* 0: the caller is inside, and leaves. */
@@ -165,24 +166,61 @@ static int wait_suspended(struct cr__worker *worker, struct cr__record *me, stru
     return 0;
 }
 
+/* CR_WAITS; 0: it is set. */
+static int wait_begin(struct cr__worker *worker, struct cr__record *me, struct cr_event *event, int64_t deadline_ns)
+{
+    lock(event);
+    int r = event->_set ? 1 : cr__wait_begin(worker, me, CR__WAIT_EVENT, event, deadline_ns);
+    if (r == 0)
+        append_locked(event, me);
+    unlock(event);
+    if (r != 0)
+        return r < 0 ? r : 0;
+    cr__wait_outside(worker, 1);
+    return CR_WAITS;
+}
+
 int cr_event_wait_until(struct cr_event *event, int64_t deadline_ns)
 {
     struct cr__worker *worker;
     struct cr__record *me = cr__running(&worker);
     if (!me)
         return -EPERM;
-    lock(event);
-    int r = event->_set ? 1 : cr__wait_begin(worker, me, CR__WAIT_EVENT, event, deadline_ns);
-    if (r == 0)
-        append_locked(event, me);
-    unlock(event);
-    if (r != 0) {
+    int r = wait_begin(worker, me, event, deadline_ns);
+    if (r != CR_WAITS) {
         cr__breathe(worker);
-        return r < 0 ? r : 0;
+        return r;
     }
-    cr__wait_outside(worker, 1);
     r = wait_suspended(worker, me, event, deadline_ns);
     cr__wait_outside(cr__worker_here(), -1);
+    return r;
+}
+
+/* The task waits no more, or for the notice alone, whatever else comes. */
+static int leaf_arrived(const struct cr__leaf *leaf, struct cr_event *event, int r)
+{
+    if (!cr__leaf_is_stubborn(leaf->me)) {
+        if (r == 0 || withdraw(leaf->worker, event, leaf->me))
+            return r;
+        cr__leaf_stubborn(leaf->me);
+    }
+    if (await_notice(leaf->worker, leaf->me))
+        return CR_WAITS;
+    cr__leaf_relent(leaf->me);
+    return 0;
+}
+
+int cr_task_event_wait(struct cr_task *task, struct cr_event *event, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_EVENT));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__BEGINS)
+        return cr__leaf_left(&leaf, wait_begin(leaf.worker, leaf.me, event, deadline_ns), deadline_ns);
+    int r = leaf_arrived(&leaf, event, cr__leaf_arrive(&leaf, deadline_ns));
+    if (r == CR_WAITS)
+        return cr__leaf_wait(&leaf, CR_FOREVER);
+    cr__wait_outside(leaf.worker, -1);
     return r;
 }
 
@@ -196,7 +234,7 @@ int cr_event_wait(struct cr_event *event)
 int cr_event_set(struct cr_event *event)
 {
     struct cr__worker *worker;
-    if (!cr__running(&worker))
+    if (!cr__acting(&worker))
         return -EPERM;
     lock(event);
     struct cr__wait_node *first = take_off_locked(event);
@@ -225,8 +263,10 @@ static struct cr__worker *worker_of(struct cr__sched *sched, struct cr__wait_nod
 
 static bool is_of(struct cr__sched *sched, struct cr__wait_node *node)
 {
-    struct cr__slab *slab = cr__slab_of(CR__CONTAINER(node, struct cr__record, node));
-    return CR__CONTAINER(slab, struct cr__worker, records)->sched == sched;
+    struct cr__record *record = CR__CONTAINER(node, struct cr__record, node);
+    if (cr__co_is_task(&record->co))
+        return CR__CONTAINER(cr__frames_of(record), struct cr__worker, frames)->sched == sched;
+    return CR__CONTAINER(cr__slab_of(record), struct cr__worker, records)->sched == sched;
 }
 
 /* Sets it, if nobody waits, or there is a notice to send, which goes to *to. 0; -EAGAIN: there is none; -EINVAL. */

@@ -1,6 +1,6 @@
 /* A dump: all coroutines of a runtime, by what they do and where, while it runs.
  *
- * The runtime's monitor thread conducts it. Each worker walks the records in its own slab, some at each turn of its loop, by a post that posts itself again. What it may
+ * The runtime's monitor thread conducts it. Each worker walks the records in its own slab, and those of tasks in the slabs of frames, some at each turn of its loop, by a post that posts itself again. What it may
  * read of a record depends on whose that is just now:
  *     anybody                    the word (atomic); the mode (atomic)
  *     the worker whose slab      number and function: written when it spawns, which only that worker does there
@@ -45,6 +45,7 @@ struct part {
     _Atomic uint8_t lock;           /* who looks at, or changes, what follows: the worker, or the conductor in the end */
     bool closed;
     struct cr__tally tally;
+    unsigned slabs;                 /* that it has walked through: the records', and then those of frames */
     struct cr__slab_walk walk_at;
     struct batch *open[BATCHES_OPEN];
 
@@ -248,13 +249,27 @@ static void visit(struct part *part, struct cr__record *record)
         cr__tally_plain(&part->tally, item.entry, item.id, CR__DOING_NEW, 0, 1);
 }
 
+/* The next record; NULL: that was all. */
+static struct cr__record *next_record(struct part *part)
+{
+    struct cr__frames *frames = &part->worker->frames;
+    for (; part->slabs <= frames->used_count; part->slabs++) {
+        bool plain = part->slabs == 0;
+        char *object = cr__slab_walk(plain ? &part->worker->records : &frames->slabs[frames->used[part->slabs - 1]], &part->walk_at);
+        if (object)
+            return (struct cr__record *)(void *)(object - (plain ? 0 : CR__CO_STACKFUL_BYTES));
+        part->walk_at = (struct cr__slab_walk){0};
+    }
+    return NULL;
+}
+
 /* Returns whether that was all. */
 static bool walk_some(struct part *part)
 {
     int64_t end_ns = cr__os_now_ns() + SLICE_NS;
     unsigned unwound = part->tally.unwound;
     for (unsigned i = 1; i <= SLICE_RECORDS; i++) {
-        struct cr__record *record = cr__slab_walk(&part->worker->records, &part->walk_at);
+        struct cr__record *record = next_record(part);
         if (!record)
             return true;
         visit(part, record);

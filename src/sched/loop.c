@@ -431,6 +431,7 @@ static int sleep_until_something(struct cr__worker *w)
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
         cr__slab_flush(slab);
     cr__images_flush(&w->images);
+    cr__frames_flush(&w->frames);
     if (!fall_asleep(w))
         return poll_for(w, 0);
     int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, until_something_is_due(w));
@@ -509,6 +510,7 @@ static void cancel_own(struct cr__worker *w, struct cr__post *post)
 {
     (void)post;
     cr__slab_each(&w->records, cancel_if_live, w);
+    cr__frames_each(&w->frames, cancel_if_live, w);
 }
 
 void cr__sched_cancel_all(struct cr__sched *s, struct cr__worker *here)
@@ -578,19 +580,21 @@ static void drop(void *object, void *arg)
 {
     struct cr__record *record = object;
     (void)arg;
-    if (cr__co_state(&record->co) == CR__CO_SCHEDULED)
+    if (cr__record_lives(record))
         cr__co_cold_free(&record->co);
 }
 
 void cr__worker_drop(struct cr__worker *w)
 {
     cr__slab_each(&w->records, drop, w);
+    cr__frames_each(&w->frames, drop, w);
 }
 
 void cr__worker_fini(struct cr__worker *w)
 {
     struct cr__self *self = cr__self_here();
     cr__slab_fini(&w->records);
+    cr__frames_fini(&w->frames);
     cr__slab_fini(&w->jobs);
     cr__images_fini(&w->images);
     cr__stack_pool_fini(&w->stacks);

@@ -17,7 +17,7 @@ static bool restless(const struct cr__worker *w)
         if (cr__slab_restless(slab))
             return true;
     }
-    return cr__images_restless(&w->images) || cr__stack_pool_restless(&w->stacks) || cr__depot_restless();
+    return cr__images_restless(&w->images) || cr__frames_restless(&w->frames) || cr__stack_pool_restless(&w->stacks) || cr__depot_restless();
 }
 
 int64_t cr__worker_shrinks_in(const struct cr__worker *w)
@@ -48,6 +48,7 @@ static void look_all(struct cr__worker *w)
 {
     cr__stack_pool_look(&w->stacks);
     cr__images_look(&w->images);
+    cr__frames_look(&w->frames);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
         cr__slab_look(slab);
     if (!w->alone)
@@ -56,7 +57,7 @@ static void look_all(struct cr__worker *w)
 
 static bool shrink_all(struct cr__worker *w)
 {
-    bool more = cr__stack_pool_shrink(&w->stacks) | cr__images_shrink(&w->images) | cr__depot_tick(w->now_ns);
+    bool more = cr__stack_pool_shrink(&w->stacks) | cr__images_shrink(&w->images) | cr__frames_shrink(&w->frames) | cr__depot_tick(w->now_ns);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
         more |= cr__slab_shrink(slab);
     return more;
@@ -66,6 +67,7 @@ static void trim_all(struct cr__worker *w)
 {
     cr__stack_pool_hurry(&w->stacks);
     cr__images_trim(&w->images);
+    cr__frames_trim(&w->frames);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
         cr__slab_trim(slab);
 }

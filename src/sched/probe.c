@@ -58,14 +58,25 @@ static bool peek_scheduled(const struct cr_co *at, struct cr_co *co)
     return false;
 }
 
+/* Of a task only what is its own: in front of that lies another one. */
+static bool peek_running(struct cr__worker *w, struct cr_co *co)
+{
+    struct cr_co *current, *task;
+    if (cr__os_peek(&current, &w->self->current, sizeof(current)) != 0 || cr__os_peek(&task, &w->self->task, sizeof(task)) != 0)
+        return false;
+    if (!task)
+        return current != &w->loop && peek_scheduled(current, co);
+    return cr__os_peek((char *)co + CR__CO_STACKFUL_BYTES, (const char *)task + CR__CO_STACKFUL_BYTES,
+                       sizeof(*co) - CR__CO_STACKFUL_BYTES) == 0;
+}
+
 void cr__sight_take(struct cr__worker *w, struct cr__sight *out)
 {
-    struct cr_co *current, co;
+    struct cr_co co;
     memset(out, 0, sizeof(*out));
     moves(w, &out->turns, &out->budget);
     atomic_thread_fence(memory_order_seq_cst);
-    if (cr__worker_asleep(w) || cr__os_peek(&current, &w->self->current, sizeof(current)) != 0 || current == &w->loop ||
-        !peek_scheduled(current, &co))
+    if (cr__worker_asleep(w) || !peek_running(w, &co))
         return;
     out->id = co.id;
     out->entry = co.entry;

@@ -9,6 +9,7 @@
 
 #include "obs/obs.h"
 #include "os/os.h"
+#include "sched/task.h"
 
 #define WRITE_PATIENCE_NS (5ll * 1000000000) /* nobody reads for that long: the rest is dropped */
 #define WRITE_STEP_NS (50ll * 1000000)
@@ -128,6 +129,12 @@ void cr__out_frames(struct cr__out *out, void *const *pcs, unsigned count, bool 
     }
 }
 
+void cr__out_points(struct cr__out *out, const struct cr_point *const *points, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        cr__out_put(out, "    %s %s at %s:%d\n", i ? "from" : "  in", points[i]->function, points[i]->file, points[i]->line);
+}
+
 /* ---- Groups ------------------------------------------------------------------------------------------------- */
 
 static int by_count(const void *a, const void *b)
@@ -205,7 +212,9 @@ static void tell_group(const struct cr__group *g, struct cr__out *out)
         cr__symbol_of((void *)g->inner, function, sizeof(function));
         cr__out_put(out, "    inside of it, in a bare coroutine that runs %s:\n", function);
     }
-    if (g->frames > 0)
+    if (g->task)
+        cr__out_points(out, (const struct cr_point *const *)(const void *)g->pcs, g->frames);
+    else if (g->frames > 0)
         cr__out_frames(out, g->pcs, g->frames, false);
     else if (g->doing == CR__DOING_PARKED && g->kind != CR__WAIT_STACK)
         cr__out_put(out, "    (no backtrace)\n");
@@ -264,7 +273,7 @@ static void gather(void *object, void *arg)
 {
     struct gathering *g = arg;
     struct cr__record *record = object;
-    if (cr__co_state(&record->co) != CR__CO_SCHEDULED)
+    if (!cr__record_lives(record))
         return;
     struct cr__sched *s = g->home->sched;
     if (cr__co_started(&record->co))
@@ -281,6 +290,7 @@ void cr__sched_report(struct cr__sched *s)
     for (unsigned i = 0; i < s->count; i++) {
         g.home = s->workers[i];
         cr__slab_each(&g.home->records, gather, &g);
+        cr__frames_each(&g.home->frames, gather, &g);
     }
     cr__out_init(&out, s->report_fd, NULL);
     cr__out_put(&out, "crore: nothing can ever run again: %llu coroutine%s parked\n", (unsigned long long)g.tally.live,

@@ -1,19 +1,17 @@
 /* Running coroutines: spawn, yield, park, end. sched.h has the picture and the invariants. */
 #include "sched/worker.h"
 
+#include <string.h>
+
 #include "os/os.h"
 #include "sched/budget.h"
+#include "sched/task.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
 #define OTHERS_TURN 16  /* after so many in a row it is the turn of what would else wait: the ring behind the list, the list behind what is fresh */
 #define AGED 8          /* every few milliseconds, so many of the oldest in the ring get into the list */
 #define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
-
-static inline bool migrates(const struct cr__worker *w, const struct cr_co *co)
-{
-    return (cr__co_flags(co) & CR_MIGRATABLE) != 0 && !w->alone;
-}
 
 /* Of the worker that it is on. */
 static inline struct cr__stack_pool *pool_of(struct cr__worker *w, const struct cr_co *co)
@@ -70,7 +68,7 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
         return false;
     if (!cr__co_started(&record->co))
         return !(record->co.sched_flags & CR__PLACED);
-    return migrates(w, &record->co) && !(record->co.sched_flags & CR__TIMED);
+    return cr__migrates(w, &record->co) && !(record->co.sched_flags & CR__TIMED);
 }
 
 /* Onto this worker's own list or ring. */
@@ -105,7 +103,7 @@ static CR__COLD void deliver(struct cr__worker *w, struct cr__worker *to, struct
 /* One that may migrate is resumed by the second of its waker and the worker whose stack it leaves. */
 static inline bool must_leave_it(struct cr__worker *w, struct cr__record *record)
 {
-    return migrates(w, &record->co) && cr__co_started(&record->co) && !cr__park_second(&record->word, CR__READY);
+    return cr__migrates(w, &record->co) && cr__co_started(&record->co) && !cr__park_second(&record->word, CR__READY);
 }
 
 void cr__ready(struct cr__worker *w, struct cr__record *record)
@@ -197,12 +195,30 @@ static bool start(struct cr__worker *w, struct cr__record *record)
 }
 
 /* By its turn, what it needs will have come: its stack, from the innermost frame on, and its successor's record. (The last one's next may be
- * anything: a prefetch does not mind.) */
+ * anything: a prefetch does not mind. Nor does it that a task has no sp, but sanitizers do that we read it.) */
 static inline void prefetch(const struct cr_co *after, int stack_lines)
 {
+#if !defined(CR__ASAN) && !defined(CR__TSAN)
     for (int i = 0; i < stack_lines; i++)
         __builtin_prefetch((char *)after->sp + i * CR__CACHE_LINE);
     __builtin_prefetch(after->next);
+#else
+    (void)after;
+    (void)stack_lines;
+#endif
+}
+
+/* A task's turn: the loop's business. `after` comes next: its record's rest, and its frame, will have come by then. */
+static struct cr__record *leave_to_loop(struct cr__worker *w, struct cr_co *task, const struct cr_co *after)
+{
+    if (!cr__co_started(task))
+        cr__co_flags_set(task, CR__CO_STARTED);
+    w->task = cr__record_of(task);
+    if (CR__LIKELY(after != NULL)) {
+        __builtin_prefetch((const char *)after + sizeof(struct cr__record) - CR__CACHE_LINE);
+        __builtin_prefetch((const char *)after + sizeof(struct cr__record));
+    }
+    return NULL;
 }
 
 static inline void prefetch_away(const struct cr_co *after)
@@ -380,7 +396,7 @@ static bool prepare_record(struct cr__worker *w, struct cr__record *record)
     return cr__co_started(&record->co) ? prepare_away(w, record) : start(w, record);
 }
 
-/* Takes the next ready coroutine that has, or gets, a stack. */
+/* Takes the next ready coroutine that has, or gets, a stack. NULL: there is none, or it is the turn of w->task. */
 static inline struct cr__record *take_ready(struct cr__worker *w)
 {
     for (;;) {
@@ -401,10 +417,14 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
         if (CR__LIKELY(after != NULL)) {
             if (CR__LIKELY(cr__co_in_place(after)))
                 prefetch(after, PARKED_LINES);
-            else if (cr__co_started(after))
+            else if (cr__co_started(after) && !cr__co_is_task(after))
                 prefetch_away(after);
         }
-        if (CR__LIKELY(cr__co_in_place(co)) || CR__LIKELY(prepare_record(w, cr__record_of(co))))
+        if (CR__LIKELY(cr__co_in_place(co)))
+            return cr__record_of(co);
+        if (cr__co_is_task(co))
+            return leave_to_loop(w, co, after);
+        if (CR__LIKELY(prepare_record(w, cr__record_of(co))))
             return cr__record_of(co);
     }
 }
@@ -438,7 +458,7 @@ __attribute__((always_inline)) static inline struct cr__hop leave(struct cr__sel
 {
     struct cr__hop hop = {.from = self->current};
     me->co.below = hop.from;
-    if (CR__UNLIKELY(migrates(w, &me->co))) {
+    if (CR__UNLIKELY(cr__migrates(w, &me->co))) {
         w->leaving = &me->co;
         w->leaving_ready = ready;
         budget_set(w, budget_of(w) - 1);
@@ -453,9 +473,18 @@ __attribute__((always_inline)) static inline struct cr__hop leave(struct cr__sel
 
 static void free_record(struct cr__worker *w, struct cr__record *record)
 {
+    bool task = cr__co_is_task(&record->co);
     cr__co_state_set(&record->co, CR__CO_FREE);
     atomic_store_explicit(&record->word, CR__FREE, memory_order_relaxed); /* a handle that is used once more is no handle */
-    cr__slab_put(&w->records, record);
+    if (CR__UNLIKELY(task))
+        cr__frames_put(&w->frames, record);
+    else
+        cr__slab_put(&w->records, record);
+}
+
+void cr__record_free(struct cr__worker *w, struct cr__record *record)
+{
+    free_record(w, record);
 }
 
 /* A stack of that class is free again: for who waits for one of its size, else another tries its luck. */
@@ -506,7 +535,7 @@ static void put_stack(struct cr__worker *w, struct cr__record *me)
 }
 
 /* Tells whoever holds a handle, or puts the record back. After that the record is another's. */
-static void give_up_record(struct cr__worker *w, struct cr__record *me)
+static inline void give_up_record(struct cr__worker *w, struct cr__record *me)
 {
     if (CR__LIKELY(cr__park_unheld(&me->word))) {
         free_record(w, me);
@@ -515,13 +544,22 @@ static void give_up_record(struct cr__worker *w, struct cr__record *me)
     cr__park_lock(&me->word, w->alone);
     bool held = cr__park_held(&me->word);
     if (held) {
-        cr__co_state_set(&me->co, CR__CO_DONE);
+        cr__co_state_set(&me->co, CR__CO_DONE | (cr__co_state(&me->co) & CR__CO_TASK));
         if (me->joiner)
             cr__wake(w, me->joiner, CR__WOKEN);
     }
     cr__park_unlock(&me->word, held ? CR__STATE : 0, w->alone); /* CR__FREE: it lives no more, and a dump need not look further */
     if (!held)
         free_record(w, me);
+}
+
+void cr__task_end(struct cr__worker *w, struct cr__record *me)
+{
+    cr__co_cold_free(&me->co);
+    w->self->task = NULL;
+    w->live--;
+    cr__count(&w->counters.ended, 1);
+    give_up_record(w, me);
 }
 
 static void end_running(struct cr__worker *w, struct cr__record *me)
@@ -565,22 +603,37 @@ static void run_from_loop(struct cr__worker *w, struct cr__record *record)
         publish(w);
 }
 
+static void run_task(struct cr__worker *w)
+{
+    struct cr__record *task = w->task;
+    w->task = NULL;
+    w->io_budget = CR__IO_BUDGET;
+    cr__task_run(w, task);
+    if (CR__UNLIKELY(w->leaving != NULL))
+        publish(w);
+}
+
 /* Runs what is ready, until nothing is or the budget is used up. A star's coroutines find the budget at its end, so each
- * comes back here; `turns` is the budget then. */
+ * comes back here; `turns` is the budget then. A chain comes back, too, when it is a task's turn. */
 void cr__run_ready(struct cr__worker *w)
 {
     struct cr__record *next;
     int turns = w->chain_budget;
     uint64_t switches = 0;
     w->used_up = false;
-    while ((next = take_ready(w)) != NULL) {
+    while ((next = w->task ? NULL : take_ready(w)) != NULL || w->task) {
         budget_set(w, w->chain ? turns : 1);
         if (!w->chain)
             cr__count(&w->turns, 1); /* a star's budget does not show that something moves */
-        run_from_loop(w, next);
-        turns = w->chain ? budget_of(w) : turns - 1;
-        switches++;
-        if (turns <= 0) {
+        if (next) {
+            run_from_loop(w, next);
+            turns = w->chain ? budget_of(w) : turns - 1;
+            switches++;
+        } else {
+            run_task(w);
+            turns--;
+        }
+        if (turns <= 0 && !w->task) {
             w->used_up = true;
             break;
         }
@@ -589,6 +642,28 @@ void cr__run_ready(struct cr__worker *w)
 }
 
 /* ---- Spawning ----------------------------------------------------------------------------------------------- */
+
+static inline void word_init(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, struct cr__record *record)
+{
+    bool stopping = atomic_load_explicit(&w->sched->stopping, memory_order_relaxed);
+    atomic_store_explicit(&record->word,
+                          CR__RUNNING | (stopping ? CR__CANCEL : 0u) | (out ? CR__HELD : 0u) | (placed ? placed : w)->index * CR__WORKER,
+                          memory_order_relaxed);
+}
+
+static inline void spawned(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, struct cr_co **where, struct cr__record *record)
+{
+    w->live++;
+    cr__count(&w->counters.spawned, 1);
+    if (out)
+        *out = &record->co; /* before it can run, and end */
+    if (where)
+        *where = &record->co;
+    if (placed && placed != w)
+        deliver(w, placed, record);
+    else
+        cr__ready_here(w, record);
+}
 
 int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
                    const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where)
@@ -604,7 +679,6 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     struct cr__record *record = cr__slab_get(&w->records);
     if (!record)
         return -ENOMEM;
-    bool stopping = atomic_load_explicit(&w->sched->stopping, memory_order_relaxed);
     record->co = (struct cr_co){
         .below = &record->co,
         .mode = CR__MODE(CR__CO_SCHEDULED, flags),
@@ -617,25 +691,45 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     };
     record->timer.link = NULL;
     record->joiner = NULL;
-    atomic_store_explicit(&record->word,
-                          CR__RUNNING | (stopping ? CR__CANCEL : 0u) | (out ? CR__HELD : 0u) | (placed ? placed : w)->index * CR__WORKER,
-                          memory_order_relaxed);
+    word_init(w, placed, out, record);
     if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
         record->co.cold = NULL; /* if there is one, it is the caller's */
         free_record(w, record);
         return -ENOMEM;
     }
-    w->live++;
     w->unstarted++;
-    cr__count(&w->counters.spawned, 1);
-    if (out)
-        *out = &record->co; /* before it can run, and end */
-    if (where)
-        *where = &record->co;
-    if (placed && placed != w)
-        deliver(w, placed, record);
-    else
-        cr__ready_here(w, record);
+    spawned(w, placed, out, where, record);
+    return 0;
+}
+
+int cr__task_spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, const struct cr_task *frame, size_t size_bytes,
+                   const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where)
+{
+    unsigned flags;
+    uint32_t stack_bytes;
+    if (!frame || !frame->at || size_bytes < sizeof(*frame) || size_bytes > CR__FRAME_MOST_BYTES ||
+        cr__attr_check(attr, CR_STACK_STATIC, w->default_stack_bytes, &flags, &stack_bytes) < 0)
+        return -EINVAL;
+    struct cr__record *record = cr__frames_get(&w->frames, size_bytes);
+    if (!record)
+        return -ENOMEM;
+    record->co.sched_flags = placed ? CR__PLACED : 0;
+    record->co.sched_wait = CR__WAIT_NONE;
+    record->co.id = w->last_id += w->sched->count;
+    record->co.entry = (void (*)(void))frame->at->next;
+    record->co.cold = cold;
+    __atomic_store_n(&record->co.mode, CR__MODE(CR__CO_SCHEDULED | CR__CO_TASK, flags & ~(unsigned)CR__CO_KINDS), __ATOMIC_RELAXED);
+    record->timer.link = NULL;
+    record->joiner = NULL;
+    memcpy(cr__task_root(record), frame, size_bytes);
+    cr__task_root(record)->caller = cr__task_root(record);
+    word_init(w, placed, out, record);
+    if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
+        record->co.cold = NULL; /* if there is one, it is the caller's */
+        free_record(w, record);
+        return -ENOMEM;
+    }
+    spawned(w, placed, out, where, record);
     return 0;
 }
 
@@ -697,10 +791,10 @@ static int check_handle(const struct cr__record *target)
 
 static bool ended(const struct cr__record *record)
 {
-    return cr__co_state(&record->co) == CR__CO_DONE;
+    return (cr__co_state(&record->co) & ~(unsigned)CR__CO_TASK) == CR__CO_DONE;
 }
 
-static int join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
+static inline int join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
 {
     cr__park_lock(&target->word, w->alone);
     int r = check_handle(target);
@@ -713,7 +807,38 @@ static int join_begin(struct cr__worker *w, struct cr__record *me, struct cr__re
     return r;
 }
 
-int cr_join_until(struct cr_co *co, int64_t deadline_ns)
+static inline void join_end(struct cr__worker *w, struct cr__record *target)
+{
+    cr__park_lock(&target->word, w->alone); /* also after a wake: whoever woke us has let go of it */
+    target->joiner = NULL;
+    cr__park_unlock(&target->word, 0, w->alone);
+}
+
+static inline int join_take(struct cr__worker *w, struct cr__record *target, int *result)
+{
+    if (result)
+        *result = cr__co_is_task(&target->co) ? (int)target->since : 0;
+    free_record(w, target);
+    return 0;
+}
+
+int cr__join_begin(struct cr__worker *w, struct cr__record *me, struct cr__record *target, int64_t deadline_ns, bool *done)
+{
+    return join_begin(w, me, target, deadline_ns, done);
+}
+
+void cr__join_end(struct cr__worker *w, struct cr__record *target)
+{
+    join_end(w, target);
+}
+
+int cr__join_take(struct cr__worker *w, struct cr__record *target, int *result)
+{
+    return join_take(w, target, result);
+}
+
+/* Inlined, so that a backtrace names the call that was made. */
+__attribute__((always_inline)) static inline int join(struct cr_co *co, int *result, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
@@ -731,14 +856,24 @@ int cr_join_until(struct cr_co *co, int64_t deadline_ns)
     if (!done) {
         r = cr__wait_suspend(w, me, deadline_ns);
         w = cr__worker_here();
-        cr__park_lock(&target->word, w->alone);
-        target->joiner = NULL;
-        cr__park_unlock(&target->word, 0, w->alone);
-        if (r < 0)
-            return r;
+        join_end(w, target);
     }
-    free_record(w, target);
-    return 0;
+    return r < 0 ? r : join_take(w, target, result);
+}
+
+int cr_join_until(struct cr_co *co, int64_t deadline_ns)
+{
+    return join(co, NULL, deadline_ns);
+}
+
+int cr_join_task_until(struct cr_co *co, int *result, int64_t deadline_ns)
+{
+    return join(co, result, deadline_ns);
+}
+
+int cr_join_task(struct cr_co *co, int *result)
+{
+    return cr_join_task_until(co, result, CR_FOREVER);
 }
 
 int cr_join(struct cr_co *co)
@@ -770,7 +905,7 @@ void cr__cancel(struct cr__worker *w, struct cr__record *record, uint32_t flag)
 int cr_cancel(struct cr_co *co)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me || !co)
         return -EPERM;
     struct cr__record *target = cr__record_of(co);
@@ -789,7 +924,7 @@ int cr_cancel(struct cr_co *co)
 int cr_shutdown(void)
 {
     struct cr__worker *w;
-    if (!cr__running(&w))
+    if (!cr__acting(&w))
         return -EPERM;
     cr__sched_cancel_all(w->sched, w);
     return 0;
@@ -839,7 +974,7 @@ int cr__too_late(const struct cr__worker *w, const struct cr__record *me)
     return bound || cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)) ? -ECANCELED : -ETIMEDOUT;
 }
 
-struct cr__hop cr__wait_leave(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
+static inline void arm(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
 {
     int64_t until_ns = cr__bounded(me, deadline_ns);
     if (until_ns != CR_FOREVER) {
@@ -848,6 +983,16 @@ struct cr__hop cr__wait_leave(struct cr__worker *w, struct cr__record *me, int64
     }
     me->since = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT);
     cr__count(&w->counters.parks, 1);
+}
+
+void cr__wait_arm(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
+{
+    arm(w, me, deadline_ns);
+}
+
+struct cr__hop cr__wait_leave(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
+{
+    arm(w, me, deadline_ns);
     return leave(cr__self_get(), w, me, false);
 }
 

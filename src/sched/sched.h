@@ -7,6 +7,8 @@
  * when nothing is ready or its budget of switches is used up. The loop (loop.c) polls, fires timers, takes what other workers have
  * sent (inbox.h), looks for work elsewhere when it has none, and sleeps in its poller when there is none.
  *
+ * A task (task.h) is a coroutine without a stack: what is said of coroutines here is so of tasks, but for stacks and switching.
+ *
  * Where a ready coroutine of a worker is:
  *     next      one, handed over by who woke it: runs next, but not more than NEXT_LIMIT times in a row while others are ready
  *     ready     started ones that stay: a list that only this worker touches
@@ -39,6 +41,7 @@
 #include "base/spin.h"
 #include "co/co.h"
 #include "mem/mem.h"
+#include "sched/frames.h"
 #include "sched/inbox.h"
 #include "sched/park.h"
 #include "sched/pool.h"
@@ -76,6 +79,13 @@ enum cr__wait_kind {
 enum cr__sched_flag {
     CR__PLACED = 1u << 0, /* spawned onto a certain worker: not to be stolen */
     CR__TIMED = 1u << 1,  /* its present wait has a timer, on its worker's wheel; until that has fired, and ended the wait, it stays there */
+    CR__STUBBORN = 1u << 2, /* nothing bounds its waits just now */
+    /* a task's, and what follows in task.h */
+    CR__AWAITS = 1u << 3,   /* it has stopped in a leaf, which is to go on when it is called again */
+    CR__RETURNED = 1u << 4, /* what it called has ended, and `since` is the result */
+    CR__UNMASKS = 1u << 5,  /* when it is stubborn no more */
+    CR__LATE = 1u << 6,     /* cr_task_cond_wait: how its first wait ended, while it waits for the mutex */
+    CR__CUT = 1u << 7,
 };
 
 /* A place in a queue of waiters. object: of a record's own node, what it waits for; of another, the record with the lowest bit set. */
@@ -91,7 +101,7 @@ struct cr__record {
     struct cr__timer timer;     /* on the wheel of record->co.worker */
     struct cr__record *joiner;  /* who waits for its end; under the word's lock */
     cr__park_word word;
-    uint32_t since;             /* when the present wait began: CR__SINCE_SHIFT */
+    uint32_t since;             /* when the present wait began: CR__SINCE_SHIFT. Of a task that has ended: its result */
 };
 #if !defined(CR__ASAN) && !defined(CR__TSAN)
 _Static_assert(sizeof(struct cr__record) == 128, "the budget of a coroutine record");
@@ -167,12 +177,14 @@ struct cr__worker {
     struct cr__wait_node *youngest, *oldest, *aged; /* batches before that (take_batch); the oldest one when it was last looked at */
     struct cr_co *leaving;       /* may migrate, and has just switched to the loop */
     bool leaving_ready;          /* by yielding */
+    struct cr__record *task;     /* whose turn it is: the loop runs it */
     struct cr_co loop;           /* the worker's own stack as a context */
     struct cr_co *outside;       /* what ran on this thread before, and will again */
     struct cr__sched *sched;
 
     /* at spawn and end */
     struct cr__slab records;
+    struct cr__frames frames;    /* of tasks */
     struct cr__slab jobs;        /* the pool's */
     struct cr__images images;    /* live bytes of stacks that are not on them */
     struct cr__stack_pool stacks, virtuals;
@@ -294,6 +306,16 @@ static inline struct cr__record *cr__running(struct cr__worker **worker)
     return CR__LIKELY(*worker != NULL) ? cr__record_around(self->current) : NULL;
 }
 
+/* The coroutine or task in which the caller runs: for calls that do not suspend. The first is looked for first, it is the common one. */
+static inline struct cr__record *cr__acting(struct cr__worker **worker)
+{
+    struct cr__record *me = cr__running(worker);
+    if (CR__LIKELY(me != NULL) || !*worker)
+        return me;
+    struct cr_co *task = cr__self_get()->task;
+    return task ? CR__CONTAINER(task, struct cr__record, co) : NULL;
+}
+
 /* The public handle of a runtime begins with this (rt.c). */
 static inline struct cr__sched *cr__sched_of(struct cr_rt *rt)
 {
@@ -303,6 +325,18 @@ static inline struct cr__sched *cr__sched_of(struct cr_rt *rt)
 static inline struct cr__record *cr__record_of(struct cr_co *co)
 {
     return CR__CONTAINER(co, struct cr__record, co);
+}
+
+/* Of a slab's object, where nobody runs: whether it is a coroutine or task that has not ended. */
+static inline bool cr__record_lives(const struct cr__record *record)
+{
+    return cr__park_state(&record->word) != CR__FREE && (cr__co_state(&record->co) & ~(unsigned)CR__CO_TASK) == CR__CO_SCHEDULED;
+}
+
+/* Whether it may go on on another worker after a wait. */
+static inline bool cr__migrates(const struct cr__worker *worker, const struct cr_co *co)
+{
+    return (cr__co_flags(co) & CR_MIGRATABLE) != 0 && !worker->alone;
 }
 
 /* While it waits: where the value is. */
@@ -390,7 +424,7 @@ int cr__spawn_with(struct cr__worker *worker, struct cr__worker *placed, struct 
 static inline int64_t cr__bounded(const struct cr__record *me, int64_t deadline_ns)
 {
     const struct cr__co_cold *cold = me->co.cold;
-    return CR__UNLIKELY(cold != NULL) && cold->bound_ns < deadline_ns ? cold->bound_ns : deadline_ns;
+    return CR__UNLIKELY(cold != NULL) && cold->bound_ns < deadline_ns && !(me->co.sched_flags & CR__STUBBORN) ? cold->bound_ns : deadline_ns;
 }
 
 /* Why a wait whose time is over fails: -ETIMEDOUT; -ECANCELED: it is cancelled, or the bound was what came first. */
@@ -425,7 +459,8 @@ struct cr__hop {
     struct cr_co *from, *to;
 };
 
-/* What cr__wait_suspend consists of: before the switch, the switch, after it. */
+/* What cr__wait_suspend consists of: before the switch, of which the first part is all that a task needs, the switch, after it. */
+void cr__wait_arm(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
 struct cr__hop cr__wait_leave(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
 int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "obs/obs.h"
+#include "sched/task.h"
 
 #define FIRST_GROUPS 16
 #define FIRST_EDGES 64
@@ -55,7 +56,7 @@ static uint32_t hash_of(const struct cr__group *key, uint64_t place)
 
 static bool same_kind(const struct cr__group *a, const struct cr__group *b)
 {
-    return a->entry == b->entry && a->inner == b->inner && a->doing == b->doing && a->kind == b->kind && a->worker == b->worker;
+    return a->entry == b->entry && a->task == b->task && a->inner == b->inner && a->doing == b->doing && a->kind == b->kind && a->worker == b->worker;
 }
 
 /* A new group like *key, in that slot; NULL: no room. */
@@ -219,17 +220,31 @@ static void note_wait(struct cr__tally *t, struct cr__worker *here, struct cr__r
     group->with_deadline += cr__timer_armed(&record->timer);
 }
 
-void cr__tally_look(struct cr__tally *t, struct cr__worker *here, struct cr__record *record, bool parked)
+static struct cr__group *group_of_coroutine(struct cr__tally *t, struct cr__group *key, struct cr__record *record)
 {
     struct cr_co *inner = record->co.below; /* a bare one inside it, or itself */
+    key->inner = inner != &record->co ? inner->entry : NULL;
+    return group_of_stack(t, key, inner->sp, inner->stack.top);
+}
+
+static struct cr__group *group_of_task(struct cr__tally *t, struct cr__group *key, struct cr__record *record)
+{
+    const struct cr_point *points[CR__TALLY_FRAMES];
+    key->task = true;
+    key->frames = (uint8_t)cr__task_points(record, points, CR__TALLY_FRAMES);
+    memcpy(key->pcs, points, key->frames * sizeof(points[0]));
+    return group_like(t, key);
+}
+
+void cr__tally_look(struct cr__tally *t, struct cr__worker *here, struct cr__record *record, bool parked)
+{
     struct cr__group key = {
         .entry = record->co.entry,
         .doing = parked ? CR__DOING_PARKED : CR__DOING_READY,
         .kind = parked ? record->co.sched_wait : CR__WAIT_NONE,
-        .inner = inner != &record->co ? inner->entry : NULL,
     };
     t->live++;
-    struct cr__group *group = group_of_stack(t, &key, inner->sp, inner->stack.top);
+    struct cr__group *group = (cr__co_is_task(&record->co) ? group_of_task : group_of_coroutine)(t, &key, record);
     if (group) {
         group->count++;
         remember(group, record->co.id, cr__co_name(&record->co));

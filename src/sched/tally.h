@@ -30,6 +30,7 @@ struct cr__group {
     uint8_t kind;        /* what it waits for, if it is parked */
     uint16_t worker;     /* if it is silent */
     uint8_t frames;
+    bool task;           /* its backtrace is of points (crore/task.h), not of return addresses */
     bool objects_differ, holders_differ;
     void (*inner)(void); /* the bare coroutine inside it whose stack this is, or NULL */
     void *pcs[CR__TALLY_FRAMES];
@@ -113,6 +114,10 @@ void cr__memory_tell(struct cr__out *out);
 
 /* Lines of a backtrace, without the runtime's own frames at both ends. */
 void cr__out_frames(struct cr__out *out, void *const *pcs, unsigned count, bool interrupted);
+
+/* A task's, the innermost frame first. */
+struct cr_point;
+void cr__out_points(struct cr__out *out, const struct cr_point *const *points, unsigned count);
 
 /* 'coroutine 17 "x"'. */
 void cr__out_who(struct cr__out *out, uint32_t id, const char *name);

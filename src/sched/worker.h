@@ -9,6 +9,15 @@
 /* Runs what is ready, until nothing is or the chain's budget is used up. */
 void cr__run_ready(struct cr__worker *worker);
 
+/* Ends a task that runs: as a coroutine's function does that returns. */
+void cr__task_end(struct cr__worker *worker, struct cr__record *me);
+
+/* Puts the record back of one that has ended. */
+void cr__record_free(struct cr__worker *worker, struct cr__record *record);
+
+/* Runs a task until it waits or ends (task.c). */
+void cr__task_run(struct cr__worker *worker, struct cr__record *task);
+
 /* Onto the worker's own list or ring; worker is the calling thread's. */
 void cr__ready_here(struct cr__worker *worker, struct cr__record *record);
 

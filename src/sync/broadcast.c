@@ -109,33 +109,63 @@ static int64_t receive(struct cr_broadcast *b, struct cr_subscriber *s, void *it
     return 0;
 }
 
+/* again: it has waited before. */
+static int64_t recv_begin(struct cr__worker *w, struct cr__record *me, struct cr_subscriber *s, void *item, int64_t deadline_ns, bool again)
+{
+    struct cr_broadcast *b = s->broadcast;
+    cr__lock(w, cr__spin_of(&b->spin));
+    int64_t got = receive(b, s, item);
+    if (got != -EAGAIN) {
+        b->receiving -= again;
+        cr__unlock(w, cr__spin_of(&b->spin));
+        return got;
+    }
+    int r = cr__wait_begin(w, me, CR__WAIT_BROADCAST, b, deadline_ns);
+    if (r == 0)
+        cr__waiters_push(&b->waiters, &me->node);
+    b->receiving += r == 0;
+    b->receiving -= again;
+    cr__unlock(w, cr__spin_of(&b->spin));
+    return r < 0 ? r : CR_WAITS;
+}
+
+/* The wait is over. 0: to be begun again. */
+static int recv_end(struct cr__record *me, struct cr_broadcast *b, int r)
+{
+    if (r < 0) {
+        struct cr__worker *w = cr__worker_here();
+        cr__lock(w, cr__spin_of(&b->spin));
+        cr__waiters_remove(&b->waiters, &me->node);
+        b->receiving--;
+        cr__unlock(w, cr__spin_of(&b->spin));
+    }
+    return r;
+}
+
 int64_t cr_broadcast_recv_until(struct cr_subscriber *s, void *item, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
-    struct cr_broadcast *b = s->broadcast;
-    bool waited = false;
     if (!me)
         return -EPERM;
-    for (;;) {
-        cr__lock(w, cr__spin_of(&b->spin));
-        int64_t got = receive(b, s, item);
-        if (got != -EAGAIN) {
-            b->receiving -= waited;
-            cr__unlock(w, cr__spin_of(&b->spin));
-            return got;
-        }
-        b->receiving += !waited;
-        waited = true;
-        int r = cr__waiters_wait(w, me, &b->spin, &b->waiters, CR__WAIT_BROADCAST, b, deadline_ns);
+    int64_t got = recv_begin(w, me, s, item, deadline_ns, false);
+    while (got == CR_WAITS) {
+        int r = recv_end(me, s->broadcast, cr__wait_suspend(w, me, deadline_ns));
         w = cr__worker_here();
-        if (r < 0) {
-            cr__lock(w, cr__spin_of(&b->spin));
-            b->receiving--;
-            cr__unlock(w, cr__spin_of(&b->spin));
-            return r;
-        }
+        got = r < 0 ? r : recv_begin(w, me, s, item, deadline_ns, true);
     }
+    return got;
+}
+
+int64_t cr_task_broadcast_recv(struct cr_task *task, struct cr_subscriber *s, void *item, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_BROADCAST));
+    bool again = leaf.turn == CR__RESUMES;
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    int r = again ? recv_end(leaf.me, s->broadcast, cr__leaf_arrive(&leaf, deadline_ns)) : 0;
+    int64_t got = r < 0 ? r : recv_begin(leaf.worker, leaf.me, s, item, deadline_ns, again);
+    return got == CR_WAITS ? cr__leaf_wait(&leaf, deadline_ns) : got;
 }
 
 int64_t cr_broadcast_recv(struct cr_subscriber *s, void *item)

@@ -210,30 +210,41 @@ int cr__chan_recv_now(struct cr__worker *w, struct cr_chan *chan, void *item)
 
 /* ---- The calls ---------------------------------------------------------------------------------------------- */
 
-__attribute__((always_inline)) static inline int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op,
-                                                          void *item, int64_t deadline_ns)
+/* In halves, as sync.h says. The lock is held, and given back. */
+__attribute__((always_inline)) static inline int wait_begin(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op,
+                                                            void *item, int64_t deadline_ns)
 {
-    void *value = *cr__record_value(me) = cr__bounce_begin(w, me, item, chan->item_size_bytes);
-    size_t received_bytes = op == CR_RECV ? chan->item_size_bytes : 0; /* before it may be gone */
-    if (CR__UNLIKELY(!value && item)) {
-        cr__unlock(w, cr__spin_of(&chan->spin));
-        return -ENOMEM;
-    }
+    *cr__record_value(me) = item;
     int r = cr__wait_begin(w, me, op == CR_SEND ? CR__WAIT_SEND : CR__WAIT_RECV, chan, deadline_ns);
     if (r == 0)
         cr__waiters_push(cr__chan_queue(chan, op), &me->node);
     cr__unlock(w, cr__spin_of(&chan->spin));
-    if (r < 0) {
-        cr__bounce_end(value, item, 0);
-        return r;
-    }
-    r = cr__wait_suspend_here(w, me, deadline_ns);
-    cr__bounce_end(value, item, received_bytes);
+    return r < 0 ? r : CR_WAITS;
+}
+
+static inline int wait_end(struct cr__record *me, struct cr_chan *chan, enum cr_case_op op, int r)
+{
     if (CR__LIKELY(r == 0))
         return 0;
     if (r == -EBADF)
         return -EPIPE;
     cr__chan_leave(cr__worker_here(), chan, op, &me->node);
+    return r;
+}
+
+__attribute__((always_inline)) static inline int wait_for(struct cr__worker *w, struct cr__record *me, struct cr_chan *chan, enum cr_case_op op,
+                                                          void *item, int64_t deadline_ns)
+{
+    void *value = cr__bounce_begin(w, me, item, chan->item_size_bytes);
+    size_t received_bytes = op == CR_RECV ? chan->item_size_bytes : 0; /* asked for now, since then the channel may be gone */
+    if (CR__UNLIKELY(!value && item)) {
+        cr__unlock(w, cr__spin_of(&chan->spin));
+        return -ENOMEM;
+    }
+    int r = wait_begin(w, me, chan, op, value, deadline_ns);
+    if (CR__LIKELY(r == CR_WAITS))
+        r = wait_end(me, chan, op, cr__wait_suspend_here(w, me, deadline_ns));
+    cr__bounce_end(value, item, r == 0 || r == -EPIPE ? received_bytes : 0);
     return r;
 }
 
@@ -287,6 +298,34 @@ int cr_chan_recv(struct cr_chan *chan, void *item)
 int cr_chan_recv_try(struct cr_chan *chan, void *item)
 {
     return cr__try(cr_chan_recv_until(chan, item, CR__NOW), -EAGAIN);
+}
+
+int cr_task_chan_send(struct cr_task *task, struct cr_chan *chan, const void *item, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_SEND));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__RESUMES)
+        return wait_end(leaf.me, chan, CR_SEND, cr__leaf_arrive(&leaf, deadline_ns));
+    cr__lock(leaf.worker, cr__spin_of(&chan->spin));
+    int r = send_now(leaf.worker, chan, item);
+    if (r == CR__WOULD_WAIT)
+        r = wait_begin(leaf.worker, leaf.me, chan, CR_SEND, (void *)item, deadline_ns);
+    return cr__leaf_left(&leaf, r, deadline_ns);
+}
+
+int cr_task_chan_recv(struct cr_task *task, struct cr_chan *chan, void *item, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_RECV));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__RESUMES)
+        return wait_end(leaf.me, chan, CR_RECV, cr__leaf_arrive(&leaf, deadline_ns));
+    cr__lock(leaf.worker, cr__spin_of(&chan->spin));
+    int r = recv_now(leaf.worker, chan, item);
+    if (r == CR__WOULD_WAIT)
+        r = wait_begin(leaf.worker, leaf.me, chan, CR_RECV, item, deadline_ns);
+    return cr__leaf_left(&leaf, r, deadline_ns);
 }
 
 int cr_chan_close(struct cr_chan *chan)

@@ -41,12 +41,8 @@ static void let_in(struct cr__worker *w, struct cr_rwlock *l)
     cr__woken_ready(w, &woken);
 }
 
-static int rwlock(struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
+static int rwlock_begin(struct cr__worker *w, struct cr__record *me, struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__enter(&w, deadline_ns);
-    if (!me)
-        return -EPERM;
     cr__lock(w, cr__spin_of(&l->_spin));
     bool free = cr__waiters_empty(&l->_waiters) && may_enter(l, to_write), mine = l->_writer == &me->co;
     if (free)
@@ -55,13 +51,44 @@ static int rwlock(struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
         cr__unlock(w, cr__spin_of(&l->_spin));
         return free ? 0 : -EDEADLK;
     }
-    int r = cr__waiters_wait(w, me, &l->_spin, &l->_waiters, to_write ? CR__WAIT_WRITE_LOCK : CR__WAIT_READ_LOCK, l, deadline_ns);
-    if (r < 0) { /* those behind may have waited for us only */
-        w = cr__worker_here();
+    return cr__waiters_begin(w, me, &l->_spin, &l->_waiters, to_write ? CR__WAIT_WRITE_LOCK : CR__WAIT_READ_LOCK, l, deadline_ns);
+}
+
+/* Without the lock: those behind may have waited for us only. */
+static int rwlock_end(struct cr_rwlock *l, int r)
+{
+    if (r == -ETIMEDOUT || r == -ECANCELED) {
+        struct cr__worker *w = cr__worker_here();
         cr__lock(w, cr__spin_of(&l->_spin));
         let_in(w, l);
     }
     return r;
+}
+
+static int rwlock(struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    int r = rwlock_begin(w, me, l, to_write, deadline_ns);
+    return rwlock_end(l, cr__waiters_wait(w, me, &l->_spin, &l->_waiters, r, deadline_ns));
+}
+
+static int rwlock_leaf(struct cr_task *task, struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
+{
+    CR__LEAF_AT(task, &l->_spin, &l->_waiters, CR__KIND_BIT(to_write ? CR__WAIT_WRITE_LOCK : CR__WAIT_READ_LOCK), deadline_ns,
+                rwlock_begin(leaf.worker, leaf.me, l, to_write, deadline_ns));
+}
+
+int cr_task_rwlock_rdlock(struct cr_task *task, struct cr_rwlock *l, int64_t deadline_ns)
+{
+    return rwlock_end(l, rwlock_leaf(task, l, false, deadline_ns));
+}
+
+int cr_task_rwlock_wrlock(struct cr_task *task, struct cr_rwlock *l, int64_t deadline_ns)
+{
+    return rwlock_end(l, rwlock_leaf(task, l, true, deadline_ns));
 }
 
 int cr_rwlock_rdlock_until(struct cr_rwlock *l, int64_t deadline_ns)
@@ -97,7 +124,7 @@ int cr_rwlock_wrlock_try(struct cr_rwlock *l)
 int cr_rwlock_unlock(struct cr_rwlock *l)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me)
         return -EPERM;
     cr__lock(w, cr__spin_of(&l->_spin));
@@ -114,18 +141,29 @@ int cr_rwlock_unlock(struct cr_rwlock *l)
 
 /* ---- Semaphore ---------------------------------------------------------------------------------------------- */
 
+static inline int sem_begin(struct cr__worker *w, struct cr__record *me, struct cr_sem *sem, int64_t deadline_ns)
+{
+    cr__lock(w, cr__spin_of(&sem->_spin));
+    if (sem->count == 0) /* then only, somebody may wait before us */
+        return cr__waiters_begin(w, me, &sem->_spin, &sem->_waiters, CR__WAIT_SEM, sem, deadline_ns);
+    sem->count--;
+    cr__unlock(w, cr__spin_of(&sem->_spin));
+    return 0;
+}
+
 int cr_sem_wait_until(struct cr_sem *sem, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
         return -EPERM;
-    cr__lock(w, cr__spin_of(&sem->_spin));
-    if (sem->count == 0) /* then only, somebody may wait before us */
-        return cr__waiters_wait(w, me, &sem->_spin, &sem->_waiters, CR__WAIT_SEM, sem, deadline_ns);
-    sem->count--;
-    cr__unlock(w, cr__spin_of(&sem->_spin));
-    return 0;
+    return cr__waiters_wait(w, me, &sem->_spin, &sem->_waiters, sem_begin(w, me, sem, deadline_ns), deadline_ns);
+}
+
+int cr_task_sem_wait(struct cr_task *task, struct cr_sem *sem, int64_t deadline_ns)
+{
+    CR__LEAF_AT(task, &sem->_spin, &sem->_waiters, CR__KIND_BIT(CR__WAIT_SEM), deadline_ns,
+                sem_begin(leaf.worker, leaf.me, sem, deadline_ns));
 }
 
 int cr_sem_wait(struct cr_sem *sem)
@@ -213,17 +251,28 @@ int cr_waitgroup_done(struct cr_waitgroup *group)
     return cr_waitgroup_add(group, -1);
 }
 
+static inline int waitgroup_begin(struct cr__worker *w, struct cr__record *me, struct cr_waitgroup *group, int64_t deadline_ns)
+{
+    cr__lock(w, cr__spin_of(&group->_spin));
+    if (atomic_load_explicit(count_of(group), memory_order_acquire) > 0)
+        return cr__waiters_begin(w, me, &group->_spin, &group->_waiters, CR__WAIT_GROUP, group, deadline_ns);
+    cr__unlock(w, cr__spin_of(&group->_spin));
+    return 0;
+}
+
 int cr_waitgroup_wait_until(struct cr_waitgroup *group, int64_t deadline_ns)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
         return -EPERM;
-    cr__lock(w, cr__spin_of(&group->_spin));
-    if (atomic_load_explicit(count_of(group), memory_order_acquire) > 0)
-        return cr__waiters_wait(w, me, &group->_spin, &group->_waiters, CR__WAIT_GROUP, group, deadline_ns);
-    cr__unlock(w, cr__spin_of(&group->_spin));
-    return 0;
+    return cr__waiters_wait(w, me, &group->_spin, &group->_waiters, waitgroup_begin(w, me, group, deadline_ns), deadline_ns);
+}
+
+int cr_task_waitgroup_wait(struct cr_task *task, struct cr_waitgroup *group, int64_t deadline_ns)
+{
+    CR__LEAF_AT(task, &group->_spin, &group->_waiters, CR__KIND_BIT(CR__WAIT_GROUP), deadline_ns,
+                waitgroup_begin(leaf.worker, leaf.me, group, deadline_ns));
 }
 
 int cr_waitgroup_wait(struct cr_waitgroup *group)
@@ -264,19 +313,15 @@ static void run_once(struct cr_once *once, void (*fn)(void *), void *arg)
     cr__woken_ready(w, &woken);
 }
 
-int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
+static inline int once_begin(struct cr__worker *w, struct cr__record *me, struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (!me)
-        return -EPERM;
     if (CR__LIKELY(is_over(once)))
         return 0;
     cr__lock(w, cr__spin_of(&once->_spin));
     unsigned state = atomic_load_explicit(state_of(once), memory_order_relaxed);
     bool mine = once->_runner == &me->co;
     if (state == UNDER_WAY && !mine)
-        return cr__waiters_wait(w, me, &once->_spin, &once->_waiters, CR__WAIT_ONCE, once, deadline_ns);
+        return cr__waiters_begin(w, me, &once->_spin, &once->_waiters, CR__WAIT_ONCE, once, deadline_ns);
     if (state == NOT_YET) {
         atomic_store_explicit(state_of(once), UNDER_WAY, memory_order_relaxed);
         once->_runner = &me->co;
@@ -287,6 +332,21 @@ int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t d
     return mine ? -EDEADLK : 0;
 }
 
+int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me)
+        return -EPERM;
+    return cr__waiters_wait(w, me, &once->_spin, &once->_waiters, once_begin(w, me, once, fn, arg, deadline_ns), deadline_ns);
+}
+
+int cr_task_once(struct cr_task *task, struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
+{
+    CR__LEAF_AT(task, &once->_spin, &once->_waiters, CR__KIND_BIT(CR__WAIT_ONCE), deadline_ns,
+                once_begin(leaf.worker, leaf.me, once, fn, arg, deadline_ns));
+}
+
 int cr_once(struct cr_once *once, void (*fn)(void *), void *arg)
 {
     return cr_once_until(once, fn, arg, CR_FOREVER);
@@ -294,12 +354,8 @@ int cr_once(struct cr_once *once, void (*fn)(void *), void *arg)
 
 /* ---- Barrier ------------------------------------------------------------------------------------------------ */
 
-int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
+static int barrier_begin(struct cr__worker *w, struct cr__record *me, struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__enter(&w, deadline_ns);
-    if (!me)
-        return -EPERM;
     if (parties == 0)
         return -EINVAL;
     cr__lock(w, cr__spin_of(&b->_spin));
@@ -316,11 +372,13 @@ int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadli
         cr__waiters_push(&b->_waiters, &me->node);
     }
     cr__unlock(w, cr__spin_of(&b->_spin));
-    if (r < 0)
-        return r;
-    r = cr__wait_suspend(w, me, deadline_ns);
+    return r < 0 ? r : CR_WAITS;
+}
+
+static int barrier_end(struct cr__record *me, struct cr_barrier *b, int r)
+{
     if (r < 0) {
-        w = cr__worker_here();
+        struct cr__worker *w = cr__worker_here();
         cr__lock(w, cr__spin_of(&b->_spin));
         if (me->node.prev == &me->node)
             r = 0; /* the last one has come all the same, and has counted us */
@@ -330,6 +388,26 @@ int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadli
         cr__unlock(w, cr__spin_of(&b->_spin));
     }
     return r;
+}
+
+int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    int r = barrier_begin(w, me, b, parties, deadline_ns);
+    return r == CR_WAITS ? barrier_end(me, b, cr__wait_suspend(w, me, deadline_ns)) : r;
+}
+
+int cr_task_barrier_wait(struct cr_task *task, struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_BARRIER));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__RESUMES)
+        return barrier_end(leaf.me, b, cr__leaf_arrive(&leaf, deadline_ns));
+    return cr__leaf_left(&leaf, barrier_begin(leaf.worker, leaf.me, b, parties, deadline_ns), deadline_ns);
 }
 
 int cr_barrier_wait(struct cr_barrier *b, unsigned parties)

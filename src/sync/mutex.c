@@ -207,8 +207,8 @@ static void retract(struct cr__worker *w, struct attempt *a)
         word_clear(w, a->m, WAITERS | STARVING);
 }
 
-/* One round: takes the mutex (0), or waits until woken to try again (1), or has it handed over (0). */
-static int wait_round(struct cr__worker *w, struct attempt *a)
+/* One round, in halves (sync.h): takes the mutex (0), or begins to wait (CR_WAITS). */
+static int round_begin(struct cr__worker *w, struct attempt *a)
 {
     struct cr_mutex *m = a->m;
     cr__lock(w, cr__spin_of(&m->_spin));
@@ -234,16 +234,26 @@ static int wait_round(struct cr__worker *w, struct attempt *a)
         leave(w, a);
         return -EDEADLK;
     }
-    r = cr__wait_suspend(w, a->me, a->deadline_ns);
-    w = cr__worker_here();
+    return CR_WAITS;
+}
+
+/* The wait is over: it has been woken to try again (1), or has had the mutex handed over (0). */
+static int round_end(struct attempt *a, int r)
+{
     if (r < 0) {
-        leave(w, a);
+        leave(cr__worker_here(), a);
         return r;
     }
-    if (owner_of(m) == &a->me->co)
+    if (owner_of(a->m) == &a->me->co)
         return 0;
     a->woken = true;
     return 1;
+}
+
+static inline int wait_round(struct cr__worker *w, struct attempt *a)
+{
+    int r = round_begin(w, a);
+    return r == CR_WAITS ? round_end(a, cr__wait_suspend(w, a->me, a->deadline_ns)) : r;
 }
 
 static CR__NOINLINE int lock_slowly(struct cr__worker *w, struct attempt a)
@@ -269,6 +279,51 @@ int cr_mutex_lock_until(struct cr_mutex *m, int64_t deadline_ns)
 int cr_mutex_lock(struct cr_mutex *m)
 {
     return cr_mutex_lock_until(m, CR_FOREVER);
+}
+
+/* Since when it has waited is kept where reports look for that. */
+static int64_t since_ns(const struct cr__leaf *leaf)
+{
+    uint32_t passed = (uint32_t)((uint64_t)leaf->worker->now_ns >> CR__SINCE_SHIFT) - leaf->me->since;
+    return leaf->worker->now_ns - ((int64_t)passed << CR__SINCE_SHIFT);
+}
+
+/* A leaf's next round, the first one or, after a wait, another. */
+static int leaf_round(const struct cr__leaf *leaf, struct attempt *a)
+{
+    uint32_t since = leaf->me->since;
+    bool again = a->woken;
+    int r = cr__leaf_left(leaf, round_begin(leaf->worker, a), a->deadline_ns);
+    if (r == CR_WAITS && again)
+        leaf->me->since = since;
+    return r;
+}
+
+/* After a wait. */
+static int leaf_lock_again(const struct cr__leaf *leaf, struct attempt *a)
+{
+    a->since_ns = since_ns(leaf);
+    int r = round_end(a, cr__leaf_arrive(leaf, a->deadline_ns));
+    return r == 1 ? leaf_round(leaf, a) : r;
+}
+
+static int leaf_lock(const struct cr__leaf *leaf, struct attempt *a)
+{
+    if (CR__LIKELY(take(leaf->worker, a->m, leaf->me)))
+        return 0;
+    if (owner_of(a->m) == &leaf->me->co)
+        return -EDEADLK;
+    a->since_ns = leaf->worker->now_ns;
+    return leaf_round(leaf, a);
+}
+
+int cr_task_mutex_lock(struct cr_task *task, struct cr_mutex *m, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_MUTEX));
+    struct attempt a = {.m = m, .me = leaf.me, .deadline_ns = deadline_ns};
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    return leaf.turn == CR__RESUMES ? leaf_lock_again(&leaf, &a) : leaf_lock(&leaf, &a);
 }
 
 int cr_mutex_lock_try(struct cr_mutex *m)
@@ -339,7 +394,7 @@ static CR__NOINLINE void unlock_slowly(struct cr__worker *w, struct cr_mutex *m)
 int cr_mutex_unlock(struct cr_mutex *m)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me || owner_of(m) != &me->co)
         return -EPERM;
     if (CR__UNLIKELY(word_get(m) & STARVING) && hand_over(w, m))
@@ -363,11 +418,10 @@ static void lock_again(struct cr_mutex *m)
     cr__unmask(me, mask);
 }
 
-int cr_cond_wait_until(struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
+/* CR_WAITS: it waits, and has given the mutex back. */
+static int cond_begin(struct cr__worker *w, struct cr__record *me, struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (!me || owner_of(m) != &me->co)
+    if (owner_of(m) != &me->co)
         return -EPERM;
     cr__lock(w, cr__spin_of(&cond->_spin));
     int r = cr__wait_begin(w, me, CR__WAIT_COND, cond, deadline_ns);
@@ -377,15 +431,50 @@ int cr_cond_wait_until(struct cr_cond *cond, struct cr_mutex *m, int64_t deadlin
     if (r < 0)
         return r;
     (void)!cr_mutex_unlock(m);
-    r = cr__wait_suspend(w, me, deadline_ns);
-    if (r < 0) {
-        w = cr__worker_here();
-        cr__lock(w, cr__spin_of(&cond->_spin));
-        cr__waiters_remove(&cond->_waiters, &me->node);
-        cr__unlock(w, cr__spin_of(&cond->_spin));
-    }
+    return CR_WAITS;
+}
+
+int cr_cond_wait_until(struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (!me)
+        return -EPERM;
+    int r = cond_begin(w, me, cond, m, deadline_ns);
+    if (r != CR_WAITS)
+        return r;
+    r = cr__waiters_end(me, &cond->_spin, &cond->_waiters, cr__wait_suspend(w, me, deadline_ns));
     lock_again(m);
     return r;
+}
+
+/* How its first wait ended: kept in two flags while it waits for the mutex, whatever comes. */
+static int cond_over(struct cr__record *me)
+{
+    uint8_t flags = me->co.sched_flags;
+    cr__leaf_relent(me);
+    me->co.sched_flags &= (uint8_t)~(CR__LATE | CR__CUT);
+    return flags & CR__LATE ? -ETIMEDOUT : flags & CR__CUT ? -ECANCELED : 0;
+}
+
+int cr_task_cond_wait(struct cr_task *task, struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_COND) | CR__KIND_BIT(CR__WAIT_MUTEX));
+    struct attempt a = {.m = m, .me = leaf.me, .deadline_ns = CR_FOREVER, .stubborn = true};
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__BEGINS)
+        return cr__leaf_left(&leaf, cond_begin(leaf.worker, leaf.me, cond, m, deadline_ns), deadline_ns);
+    int r;
+    if (leaf.me->co.sched_wait == CR__WAIT_COND) {
+        r = cr__waiters_end(leaf.me, &cond->_spin, &cond->_waiters, cr__leaf_arrive(&leaf, deadline_ns));
+        leaf.me->co.sched_flags |= (uint8_t)(r == -ETIMEDOUT ? CR__LATE : r == -ECANCELED ? CR__CUT : 0);
+        cr__leaf_stubborn(leaf.me);
+        r = leaf_lock(&leaf, &a);
+    } else {
+        r = leaf_lock_again(&leaf, &a);
+    }
+    return r == CR_WAITS ? CR_WAITS : cond_over(leaf.me);
 }
 
 int cr_cond_wait(struct cr_cond *cond, struct cr_mutex *m)

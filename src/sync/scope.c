@@ -104,7 +104,7 @@ static struct cr__extra *extra_if_any(const struct cr_co *co)
 int cr_cancel_mask(int64_t grace_ns)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me)
         return -EPERM;
     struct cr__extra *extra = cr__extra_of(&me->co);
@@ -118,7 +118,7 @@ int cr_cancel_mask(int64_t grace_ns)
 int cr_cancel_unmask(void)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     struct cr__extra *extra = me ? extra_if_any(&me->co) : NULL;
     if (!extra || extra->masks == 0)
         return -EPERM;
@@ -130,7 +130,7 @@ int cr_cancel_unmask(void)
 bool cr_cancelled(void)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me)
         return false;
     if (atomic_load_explicit(&me->word, memory_order_relaxed) & (CR__CANCEL | CR__SCOPE_CANCEL))
@@ -156,7 +156,7 @@ static void enter_around(struct cr__worker *w, struct cr_scope *scope)
 int cr_scope_open(struct cr_scope **out, int64_t deadline_ns)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me)
         return -EPERM;
     struct cr__extra *extra = cr__extra_of(&me->co);
@@ -208,30 +208,55 @@ static int enroll(struct cr__worker *w, struct cr_scope *scope, struct cr__co_co
     return 0;
 }
 
-int cr_scope_spawn(struct cr_scope *scope, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+static void withdraw(struct cr_scope *scope, struct cr__co_cold *cold)
+{
+    struct cr__extra *extra = (struct cr__extra *)cold->above;
+    *extra->link = extra->next;
+    if (extra->next)
+        extra->next->link = extra->link;
+    scope->live--;
+    atomic_fetch_sub_explicit(&scope->users, 1, memory_order_relaxed); /* never the last: it is open */
+    cr__mem_free(extra, sizeof(*extra), CR__MEM_RECORDS);
+    cr__mem_free(cold, sizeof(*cold), CR__MEM_RECORDS);
+}
+
+/* What is to be spawned: a function and its argument, or a task's frame. */
+struct body {
+    void (*fn)(void *arg);
+    void *arg;
+    const struct cr_task *frame;
+    size_t size_bytes;
+};
+
+static int spawn(struct cr_scope *scope, const struct body *body, const struct cr_attr *attr)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
     struct cr__co_cold *cold;
-    if (!me)
+    if (!cr__acting(&w))
         return -EPERM;
     cr__lock(w, &scope->lock); /* until it is spawned: who cancels finds its record, or finds it not listed yet */
     int r = scope->cancelled || is_over(scope) ? -ECANCELED : enroll(w, scope, &cold);
     if (r == 0) {
         struct cr__extra *extra = (struct cr__extra *)cold->above;
-        r = cr__spawn_with(w, NULL, NULL, fn, arg, attr, cold, &extra->co);
-        if (r < 0) {
-            *extra->link = extra->next;
-            if (extra->next)
-                extra->next->link = extra->link;
-            scope->live--;
-            atomic_fetch_sub_explicit(&scope->users, 1, memory_order_relaxed); /* never the last: it is open */
-            cr__mem_free(extra, sizeof(*extra), CR__MEM_RECORDS);
-            cr__mem_free(cold, sizeof(*cold), CR__MEM_RECORDS);
-        }
+        if (body->frame)
+            r = cr__task_spawn(w, NULL, NULL, body->frame, body->size_bytes, attr, cold, &extra->co);
+        else
+            r = cr__spawn_with(w, NULL, NULL, body->fn, body->arg, attr, cold, &extra->co);
+        if (r < 0)
+            withdraw(scope, cold);
     }
     cr__unlock(w, &scope->lock);
     return r;
+}
+
+int cr_scope_spawn(struct cr_scope *scope, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    return spawn(scope, &(struct body){.fn = fn, .arg = arg}, attr);
+}
+
+int cr_scope_spawn_task(struct cr_scope *scope, const struct cr_task *frame, size_t size_bytes, const struct cr_attr *attr)
+{
+    return frame ? spawn(scope, &(struct body){.frame = frame, .size_bytes = size_bytes}, attr) : -EINVAL;
 }
 
 int cr_scope_go(struct cr_scope *scope, void (*fn)(void *), void *arg)
@@ -256,7 +281,7 @@ static void cancel_tree(struct cr__worker *w, struct cr_scope *scope)
 int cr_scope_cancel(struct cr_scope *scope)
 {
     struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
+    struct cr__record *me = cr__acting(&w);
     if (!me)
         return -EPERM;
     cancel_tree(w, scope);
@@ -269,11 +294,9 @@ int cr_scope_cancel(struct cr_scope *scope)
 
 /* ---- Waiting and closing ------------------------------------------------------------------------------------ */
 
-/* Until nobody is in it. */
-static int wait_empty(struct cr_scope *scope, int64_t deadline_ns)
+/* Until nobody is in it, in halves (sync.h). */
+static int empty_begin(struct cr__worker *w, struct cr__record *me, struct cr_scope *scope, int64_t deadline_ns)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
     cr__lock(w, &scope->lock);
     if (scope->live == 0) {
         cr__unlock(w, &scope->lock);
@@ -283,14 +306,24 @@ static int wait_empty(struct cr_scope *scope, int64_t deadline_ns)
     if (r == 0)
         cr__waiters_push(&scope->waiters, &me->node);
     cr__unlock(w, &scope->lock);
-    if (r < 0)
-        return r;
-    r = cr__wait_suspend(w, me, deadline_ns);
-    w = cr__worker_here();
+    return r < 0 ? r : CR_WAITS;
+}
+
+static int empty_end(struct cr__record *me, struct cr_scope *scope, int r)
+{
+    struct cr__worker *w = cr__worker_here();
     cr__lock(w, &scope->lock); /* also after a wake: whoever woke us has let go of it */
     cr__waiters_remove(&scope->waiters, &me->node);
     cr__unlock(w, &scope->lock);
     return r;
+}
+
+static int wait_empty(struct cr_scope *scope, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    int r = empty_begin(w, me, scope, deadline_ns);
+    return r == CR_WAITS ? empty_end(me, scope, cr__wait_suspend(w, me, deadline_ns)) : r;
 }
 
 int cr_scope_wait_until(struct cr_scope *scope, int64_t deadline_ns)
@@ -303,6 +336,16 @@ int cr_scope_wait_until(struct cr_scope *scope, int64_t deadline_ns)
 int cr_scope_wait(struct cr_scope *scope)
 {
     return cr_scope_wait_until(scope, CR_FOREVER);
+}
+
+int cr_task_scope_wait(struct cr_task *task, struct cr_scope *scope, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_SCOPE));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__RESUMES)
+        return empty_end(leaf.me, scope, cr__leaf_arrive(&leaf, deadline_ns));
+    return scope->owner == leaf.me ? cr__leaf_left(&leaf, empty_begin(leaf.worker, leaf.me, scope, deadline_ns), deadline_ns) : -EPERM;
 }
 
 static void leave_around(struct cr__worker *w, struct cr_scope *scope)
@@ -337,23 +380,18 @@ static void restore_bound(const struct cr_scope *scope, struct cr__extra *extra,
         extra->mask.bound_ns = scope->owner_bound_ns;
 }
 
-int cr_scope_close(struct cr_scope *scope)
+/* Why it can't be closed by me now, or 0. */
+static int may_close(const struct cr__record *me, const struct cr_scope *scope)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
     if (!me || scope->owner != me)
         return -EPERM;
+    return extra_if_any(&me->co)->innermost == scope ? 0 : -EBUSY;
+}
+
+/* Nobody is in it any more. */
+static int leave(struct cr__worker *w, struct cr__record *me, struct cr_scope *scope)
+{
     struct cr__extra *extra = extra_if_any(&me->co);
-    if (extra->innermost != scope)
-        return -EBUSY;
-    if (wait_empty(scope, CR_FOREVER) < 0) { /* cancelled, or over: pass that on, and wait whatever comes */
-        cancel_tree(cr__worker_here(), scope);
-        struct cr__mask mask = cr__mask(me, CR_FOREVER);
-        while (wait_empty(scope, CR_FOREVER) < 0)
-            ;
-        cr__unmask(me, mask);
-    }
-    w = cr__worker_here();
     if (scope->around)
         leave_around(w, scope);
     int r = scope->cancelled || is_over(scope) ? -ECANCELED : 0;
@@ -364,4 +402,52 @@ int cr_scope_close(struct cr_scope *scope)
         cr__flag_set(me, CR__SCOPE_CANCEL, true);
     put(scope);
     return r;
+}
+
+int cr_scope_close(struct cr_scope *scope)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    int r = may_close(me, scope);
+    if (r < 0)
+        return r;
+    if (wait_empty(scope, CR_FOREVER) < 0) { /* cancelled, or over: pass that on, and wait whatever comes */
+        cancel_tree(cr__worker_here(), scope);
+        struct cr__mask mask = cr__mask(me, CR_FOREVER);
+        while (wait_empty(scope, CR_FOREVER) < 0)
+            ;
+        cr__unmask(me, mask);
+    }
+    return leave(cr__worker_here(), me, scope);
+}
+
+/* As cr_scope_close waits: r says how the last try went. */
+static int close_begin(const struct cr__leaf *leaf, struct cr_scope *scope, int r)
+{
+    while (r < 0 && r != CR_WAITS) {
+        if (!cr__leaf_is_stubborn(leaf->me)) {
+            cancel_tree(leaf->worker, scope);
+            cr__leaf_stubborn(leaf->me);
+        }
+        r = empty_begin(leaf->worker, leaf->me, scope, CR_FOREVER);
+    }
+    return cr__leaf_left(leaf, r, CR_FOREVER);
+}
+
+int cr_task_scope_close(struct cr_task *task, struct cr_scope *scope)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, CR_FOREVER, CR__KIND_BIT(CR__WAIT_SCOPE));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    int r = leaf.turn == CR__BEGINS ? may_close(leaf.me, scope) : 0;
+    if (r < 0)
+        return r;
+    if (leaf.turn == CR__BEGINS)
+        r = empty_begin(leaf.worker, leaf.me, scope, CR_FOREVER);
+    else
+        r = empty_end(leaf.me, scope, cr__leaf_arrive(&leaf, CR_FOREVER));
+    if (close_begin(&leaf, scope, r) == CR_WAITS)
+        return CR_WAITS;
+    cr__leaf_relent(leaf.me);
+    return leave(leaf.worker, leaf.me, scope);
 }

@@ -109,9 +109,8 @@ static void delist(struct cr__worker *w, struct cr_case *cases, struct cr__selec
     }
 }
 
-/* Waits for one. Its index; -EAGAIN: something has become possible, try again; or why it gave up. */
-static int wait_for_one(struct cr__worker *w, struct cr__record *me, struct cr__extra *extra, struct cr_case *cases, int count,
-                        int64_t deadline_ns)
+/* Begins to wait for one: CR_WAITS; -EAGAIN: something has become possible, try again; or why not. */
+static int wait_begin(struct cr__worker *w, struct cr__record *me, struct cr__extra *extra, struct cr_case *cases, int count, int64_t deadline_ns)
 {
     if (!values_begin(w, me, extra->cases, cases, count))
         return -ENOMEM;
@@ -129,26 +128,29 @@ static int wait_for_one(struct cr__worker *w, struct cr__record *me, struct cr__
             break;
         enlisted++;
     }
+    extra->cases_enlisted = enlisted;
     if (!waits && cr__park_abandon(&me->word, w->alone)) {
         delist(w, cases, extra->cases, enlisted, -1);
         values_end(extra->cases, cases, count, -1);
         return -EAGAIN;
     }
-    r = cr__wait_suspend(w, me, deadline_ns);
-    delist(cr__worker_here(), cases, extra->cases, enlisted, r < 0 ? -1 : extra->case_won);
-    values_end(extra->cases, cases, count, r < 0 ? -1 : extra->case_won);
+    return CR_WAITS;
+}
+
+/* The wait is over. The index, or why it gave up. */
+static int wait_end(struct cr__extra *extra, struct cr_case *cases, int r)
+{
+    delist(cr__worker_here(), cases, extra->cases, extra->cases_enlisted, r < 0 ? -1 : extra->case_won);
+    values_end(extra->cases, cases, extra->cases_enlisted, r < 0 ? -1 : extra->case_won);
     if (r < 0)
         return r;
     cases[extra->case_won].result = extra->case_result;
     return extra->case_won;
 }
 
-int cr_select_until(struct cr_case *cases, int count, int64_t deadline_ns)
+/* The index of one that is possible, CR_WAITS, or why not. */
+static int begin(struct cr__worker *w, struct cr__record *me, struct cr_case *cases, int count, int64_t deadline_ns)
 {
-    struct cr__worker *w;
-    struct cr__record *me = cr__enter(&w, deadline_ns);
-    if (!me)
-        return -EPERM;
     int r = check_cases(cases, count);
     if (r < 0)
         return r;
@@ -160,12 +162,31 @@ int cr_select_until(struct cr_case *cases, int count, int64_t deadline_ns)
     if (r < 0)
         return r;
     do {
-        r = wait_for_one(w, me, extra, cases, count, deadline_ns);
-        w = cr__worker_here();
+        r = wait_begin(w, me, extra, cases, count, deadline_ns);
         if (r == -EAGAIN)
             r = try_all(w, cases, count);
     } while (r == -EAGAIN);
     return r;
+}
+
+int cr_select_until(struct cr_case *cases, int count, int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__enter(&w, deadline_ns);
+    if (!me)
+        return -EPERM;
+    int r = begin(w, me, cases, count, deadline_ns);
+    return r == CR_WAITS ? wait_end(cr__extra_of(&me->co), cases, cr__wait_suspend(w, me, deadline_ns)) : r;
+}
+
+int cr_task_select(struct cr_task *task, struct cr_case *cases, int count, int64_t deadline_ns)
+{
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_SELECT));
+    if (leaf.turn == CR__BREATHES)
+        return CR_WAITS;
+    if (leaf.turn == CR__RESUMES)
+        return wait_end(cr__extra_of(&leaf.me->co), cases, cr__leaf_arrive(&leaf, deadline_ns));
+    return cr__leaf_left(&leaf, begin(leaf.worker, leaf.me, cases, count, deadline_ns), deadline_ns);
 }
 
 int cr_select(struct cr_case *cases, int count)

@@ -11,6 +11,7 @@
 #define CR__SYNC_H
 
 #include "sched/sched.h"
+#include "sched/task.h"
 
 #include <crore/chan.h>
 #include <crore/scope.h>
@@ -27,6 +28,7 @@ struct cr__extra {
     struct cr__mask mask;                /* of the outermost one */
     struct cr__select_node *cases;       /* select's; the node's type is the room's own (chan.h) */
     int case_count, case_won, case_result;
+    int cases_enlisted;
 };
 
 /* NULL: no memory. */
@@ -135,21 +137,37 @@ static inline void cr__woken_ready(struct cr__worker *w, const struct cr__woken 
 /* Out of the queue after a wait that was not woken. */
 CR__COLD void cr__waiters_leave(struct cr__record *me, unsigned *spin, struct cr_waiters *q);
 
-/* Waits at the end of q. The caller holds the lock, which is given back. 0; -ETIMEDOUT, -ECANCELED: it is in the queue no more. */
-__attribute__((always_inline)) static inline int cr__waiters_wait(struct cr__worker *w, struct cr__record *me, unsigned *spin, struct cr_waiters *q,
-                                                                  enum cr__wait_kind kind, const void *object, int64_t deadline_ns)
+/* Each call that waits is made of two halves. The first one says CR_WAITS when the wait has begun; the second one takes up when it is over. A coroutine suspends
+ * between the two (and all is inlined into one function); a task's leaf ends with the first, and is called again for the second. */
+
+/* Begins to wait at the end of q. The caller holds the lock, which is given back. CR_WAITS; -ETIMEDOUT, -ECANCELED. */
+__attribute__((always_inline)) static inline int cr__waiters_begin(struct cr__worker *w, struct cr__record *me, unsigned *spin, struct cr_waiters *q,
+                                                                   enum cr__wait_kind kind, const void *object, int64_t deadline_ns)
 {
     int r = cr__wait_begin(w, me, kind, object, deadline_ns);
     if (r == 0)
         cr__waiters_push(q, &me->node);
     cr__unlock(w, cr__spin_of(spin));
-    if (r < 0)
-        return r;
-    r = cr__wait_suspend_here(w, me, deadline_ns);
+    return r < 0 ? r : CR_WAITS;
+}
+
+/* Afterwards: 0; -ETIMEDOUT, -ECANCELED: it is in the queue no more. */
+static inline int cr__waiters_end(struct cr__record *me, unsigned *spin, struct cr_waiters *q, int r)
+{
     if (CR__UNLIKELY(r < 0))
         cr__waiters_leave(me, spin, q);
     return r;
 }
+
+/* The coroutine's way from the first half to the second. begun: what the first one has said. */
+__attribute__((always_inline)) static inline int cr__waiters_wait(struct cr__worker *w, struct cr__record *me, unsigned *spin, struct cr_waiters *q,
+                                                                  int begun, int64_t deadline_ns)
+{
+    return begun == CR_WAITS ? cr__waiters_end(me, spin, q, cr__wait_suspend_here(w, me, deadline_ns)) : begun;
+}
+
+/* A whole leaf that waits once, at q; begin: its first half. */
+#define CR__LEAF_AT(task, spin, q, kinds, deadline_ns, begin)                                                              struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, kinds);                                                       if (leaf.turn == CR__BREATHES)                                                                                             return CR_WAITS;                                                                                                   if (leaf.turn == CR__RESUMES)                                                                                              return cr__waiters_end(leaf.me, spin, q, cr__leaf_arrive(&leaf, deadline_ns));                                     return cr__leaf_left(&leaf, begin, deadline_ns)
 
 /* The _try form of a call's _until form. */
 static inline int cr__try(int r, int busy)
@@ -162,7 +180,9 @@ static inline int cr__try(int r, int busy)
 static inline struct cr__record *cr__enter(struct cr__worker **worker, int64_t deadline_ns)
 {
     struct cr__record *me = cr__running(worker);
-    if (CR__LIKELY(me != NULL) && CR__UNLIKELY(--(*worker)->io_budget <= 0) && deadline_ns > (*worker)->now_ns) {
+    if (CR__UNLIKELY(!me))
+        return *worker && deadline_ns <= (*worker)->now_ns ? cr__acting(worker) : NULL; /* a task, too, may try */
+    if (CR__UNLIKELY(--(*worker)->io_budget <= 0) && deadline_ns > (*worker)->now_ns) {
         cr_yield();
         *worker = cr__worker_here(); /* it may have migrated */
     }

@@ -168,8 +168,34 @@ static void runner_main(void *unused)
     cr_shutdown();
 }
 
+struct waiting {
+    struct cr_task task;
+    struct inner {
+        struct cr_task task;
+    } inner;
+    int r;
+};
+
+static int sleeps_task(struct cr_task *task)
+{
+    int r;
+    CR_TASK_BEGIN(task, sleeps_task);
+    CR_AWAIT(r, cr_task_sleep(task, cr_after(3600 * CR_SEC)));
+    return r;
+}
+
+static int calls_task(struct cr_task *task)
+{
+    struct waiting *me = (struct waiting *)task;
+    CR_TASK_BEGIN(task, calls_task);
+    me->inner.task = CR_TASK(sleeps_task);
+    CR_AWAIT(me->r, cr_task_call(task, &me->inner.task));
+    return me->r;
+}
+
 static void all(void *unused)
 {
+    struct waiting task = {.task = CR_TASK(calls_task)};
     (void)unused;
     MUST(cr_spawn(&sleeper, sleeper_main, NULL, &(struct cr_attr){.name = "the sleeper"}));
     MUST(cr_go(joiner_main, NULL));
@@ -177,6 +203,7 @@ static void all(void *unused)
     MUST(cr_go(outside_main, NULL));
     MUST(cr_go(ready_main, NULL));
     MUST(cr_go(runner_main, NULL));
+    MUST(cr_task_go(&task.task, sizeof(task)));
 }
 
 int main(int argc, char **argv)

@@ -83,11 +83,11 @@ def test_running_bare():
 def test_list():
     """crore list shows each coroutine's id, state, function, name and what it waits for"""
     lines = [" ".join(line.split()) for line in stopped("crore list")[0].splitlines()]
-    assert lines[0] == "thread 1: worker 0, 7 coroutines live", lines
-    for line in ["3 parked joiner_main the end of coroutine 2", "6 ready ready_main", "7 running runner_main", "8 new new_main"]:
+    assert lines[0] == "thread 1: worker 0, 8 coroutines live", lines
+    for line in ["3 parked joiner_main the end of coroutine 2", "6 ready ready_main", "7 running runner_main", "9 new new_main"]:
         assert line in lines, (line, lines)
     for pattern in [r'2 parked sleeper_main "the sleeper" a point in time, 3\d\d\d\.\d+ s from now', r"4 parked reader_main something to read, fd \d+",
-                    r"5 parked outside_main a point in time, .*"]:
+                    r"5 parked outside_main a point in time, .*", r"8 parked calls_task a point in time, .*"]:
         assert any(re.fullmatch(pattern, line) for line in lines), (pattern, lines)
     assert not any(line.startswith("1 ") for line in lines), "the first one has ended"
 
@@ -99,6 +99,13 @@ def test_parked():
     ends_with(text, PARKED)
     assert functions(text)[0] == "cr__switch" and "cr_sleep_until" in functions(text), text
     assert text.strip() == by_address.strip() == again.strip(), (text, by_address, again)
+
+
+def test_parked_task():
+    """crore bt shows where a parked task's frames are"""
+    lines = stopped("crore bt 8")[0].strip().splitlines()
+    assert lines[0].startswith("task 8 in calls_task, parked: waits for a point in time"), lines
+    assert re.fullmatch(r"  #0  sleeps_task at .*gdb_target\.c:\d+", lines[1]) and re.fullmatch(r"  #1  calls_task at .*gdb_target\.c:\d+", lines[2]), lines
 
 
 def test_parked_bare():
@@ -121,13 +128,13 @@ def test_all():
     """crore bt all shows all of them, the running one included"""
     text = stopped("crore bt all")[0]
     parts = by_id(text)
-    assert sorted(parts) == list("2345678"), text
+    assert sorted(parts) == list("2345679"), text
     ends_with(parts["2"], PARKED)
     ends_with(parts["3"], ["joiner_main", "run_record", "cr__arch_entry"])
     ends_with(parts["4"], ["reader_main", "run_record", "cr__arch_entry"])
     ends_with(parts["6"], ["ready_main", "run_record", "cr__arch_entry"])
     assert functions(parts["7"]) == RUNNING, parts["7"]
-    assert "(no stack)" in parts["8"]
+    assert "(no stack)" in parts["9"]
 
 
 def test_nothing_changes():
@@ -173,7 +180,7 @@ def test_core():
         if not cores:
             raise Skip("core files go elsewhere: " + open("/proc/sys/kernel/core_pattern").read().strip())
         listed, everything, bare = gdb("crore list", "crore bt all", "crore bt bare_inlined", program=(TARGET, os.path.join(folder, cores[0])))
-    assert "7 coroutines live" in listed and "no backtrace" not in everything, (listed, everything, gdb.errors)
+    assert "8 coroutines live" in listed and "no backtrace" not in everything, (listed, everything, gdb.errors)
     parts = by_id(everything)
     ends_with(parts["2"], PARKED)
     ends_with(parts["7"], RUNNING[1:])

@@ -75,6 +75,14 @@ def test_last_step():
         assert server.process.wait(timeout=10) == 0
 
 
+def test_task_echo():
+    """the example of tasks answers several clients"""
+    with Running(os.path.join(BUILD, "examples", "task_echo")) as server, server.connect() as one, server.connect() as two:
+        for sock, text in ((one, b"one"), (two, b"two"), (one, b"again")):
+            sock.sendall(text)
+            assert sock.recv(100) == text
+
+
 def test_fan_out():
     """the example of a pipeline adds up the same on one worker and on several, and gives up at its deadline"""
     for workers in ("1", "3"):

@@ -1,0 +1,1669 @@
+/* Tasks: coroutines without a stack. */
+#include <crore/crore.h>
+#include <sys/socket.h>
+
+#include "test.h"
+
+static const struct cr_config several = {.workers = 2};
+
+/* Each test runs on one worker and on two. */
+#define TEST_BOTH(name)                                 \
+    static void name(void *unused);                     \
+    TEST(name##_on_one_worker)                          \
+    {                                                   \
+        CHECK_EQ(cr_run(name, NULL, NULL), 0);          \
+    }                                                   \
+    TEST(name##_on_two_workers)                         \
+    {                                                   \
+        CHECK_EQ(cr_run(name, NULL, &several), 0);      \
+    }                                                   \
+    static void name(void *unused __attribute__((unused)))
+
+#define GO(frame) CHECK_EQ(cr_task_go(&(frame).task, sizeof(frame)), 0)
+#define SPAWN(co, frame) CHECK_EQ(cr_task_spawn(&(co), &(frame).task, sizeof(frame), NULL), 0)
+
+/* Waits for a task; its result. */
+static int result_of(struct cr_co *co)
+{
+    int result = -1;
+    CHECK_EQ(cr_join_task(co, &result), 0);
+    return result;
+}
+
+/* ---- The protocol, and the macros --------------------------------------------------------------------------- */
+
+struct sleeper {
+    struct cr_task task;
+    int64_t deadline_ns;
+    int i, r;
+};
+
+static int sleeps(struct cr_task *task)
+{
+    struct sleeper *me = (struct sleeper *)task;
+    CR_TASK_BEGIN(task, sleeps);
+    me->deadline_ns = cr_after(2 * CR_MS);
+    CR_AWAIT(me->r, cr_task_sleep(task, me->deadline_ns));
+    CHECK_EQ(me->r, 0);
+    CHECK(cr_now() >= me->deadline_ns);
+    CR_AWAIT(me->r, cr_task_sleep(task, 0));
+    return me->r == 0 ? 42 : 0;
+}
+
+TEST_BOTH(a_task_sleeps_and_its_result_is_joined)
+{
+    struct sleeper frame = {.task = CR_TASK(sleeps)};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 42);
+}
+
+static int yields_a_hundred_times(struct cr_task *task)
+{
+    struct sleeper *me = (struct sleeper *)task;
+    CR_TASK_BEGIN(task, yields_a_hundred_times);
+    for (me->i = 0; me->i < 100; me->i++)
+        CR_AWAIT(me->r, cr_task_yield(task));
+    return me->i;
+}
+
+TEST_BOTH(tasks_take_turns_with_coroutines)
+{
+    struct sleeper frame = {.task = CR_TASK(yields_a_hundred_times)};
+    struct cr_co *all[10];
+    for (int i = 0; i < 10; i++)
+        SPAWN(all[i], frame);
+    for (int i = 0; i < 50; i++)
+        CHECK_EQ(cr_yield(), 0);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(result_of(all[i]), 100);
+}
+
+static int cleaned;
+
+static int switches(struct cr_task *task)
+{
+    struct sleeper *me = (struct sleeper *)task;
+    int twice; /* not kept across an await */
+    CR_TASK_BEGIN(task, switches);
+    for (me->i = 0;; me->i++) {
+        switch (me->i) {
+        case 0:
+            CR_AWAIT(me->r, cr_task_yield(task));
+            break;
+        case 1:
+            CR_AWAIT(me->r, cr_task_yield(task)); CR_AWAIT(me->r, cr_task_yield(task));
+            continue;
+        case 2:
+            if (me->deadline_ns)
+                return 5;
+            break;
+        default:
+            CR_AWAIT(twice, cr_task_sleep(task, cr_after(CR_MS)));
+            if (twice == 0)
+                goto out;
+        }
+    }
+out:
+    cleaned++;
+    return me->i;
+}
+
+TEST_CO(a_switch_an_early_return_and_a_clean_up_label_work_in_a_body)
+{
+    struct sleeper frame = {.task = CR_TASK(switches)}, early = frame;
+    struct cr_co *co;
+    early.deadline_ns = 1;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 3);
+    CHECK_EQ(cleaned, 1);
+    SPAWN(co, early);
+    CHECK_EQ(result_of(co), 5);
+    CHECK_EQ(cleaned, 1);
+}
+
+/* By hand: a state variable, and no macro. */
+struct by_hand {
+    struct cr_task task;
+    enum { FIRST, SECOND, LAST } state;
+};
+
+static int goes_on(struct cr_task *task)
+{
+    struct by_hand *me = (struct by_hand *)task;
+    switch (me->state) {
+    case FIRST:
+        if (cr_task_yield(task) == CR_WAITS)
+            return CR_WAITS;
+        me->state = SECOND;
+        /* fall through */
+    case SECOND:
+        if (cr_task_sleep(task, cr_after(CR_MS)) == CR_WAITS)
+            return CR_WAITS;
+        me->state = LAST;
+        /* fall through */
+    default:
+        return 9;
+    }
+}
+
+static const struct cr_point by_hand_point = {.next = goes_on, .function = "goes_on", .file = __FILE__, .line = __LINE__};
+
+TEST_BOTH(the_protocol_can_be_implemented_by_hand)
+{
+    struct by_hand frame = {.task.at = &by_hand_point};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 9);
+}
+
+struct of_generator {
+    struct cr_task task;
+    int i, r;
+};
+
+/* A leaf of one's own. */
+static int hand_out(struct of_generator *me, int *value, bool *taken)
+{
+    if (*taken)
+        return *taken = false;
+    *value = me->i;
+    *taken = true;
+    return CR_WAITS;
+}
+
+static int generated;
+static bool generated_taken;
+
+static int generates(struct cr_task *task)
+{
+    struct of_generator *me = (struct of_generator *)task;
+    CR_TASK_BEGIN(task, generates);
+    for (me->i = 0; me->i < 3; me->i++)
+        CR_AWAIT(me->r, hand_out(me, &generated, &generated_taken));
+    return 0;
+}
+
+TEST(without_a_runtime_whoever_calls_next_drives_it)
+{
+    struct of_generator frame = {.task = CR_TASK(generates)};
+    int sum = 0, rounds = 0;
+    while (frame.task.at->next(&frame.task) == CR_WAITS) {
+        sum += 10 * generated + 1;
+        rounds++;
+    }
+    CHECK_EQ(sum, 33);
+    CHECK_EQ(rounds, 3);
+}
+
+/* ---- Sub-tasks ---------------------------------------------------------------------------------------------- */
+
+struct tree {
+    struct cr_task task;
+    int depth, sum, r, i;
+    struct tree *child;
+};
+
+/* Yields at each level, on the way down and on the way up. */
+static int grows(struct cr_task *task)
+{
+    struct tree *me = (struct tree *)task;
+    CR_TASK_BEGIN(task, grows);
+    if (me->depth == 0)
+        return 1;
+    CR_AWAIT(me->r, cr_task_yield(task));
+    me->child = malloc(sizeof(*me->child));
+    CHECK(me->child != NULL);
+    for (me->i = 0; me->i < 2; me->i++) {
+        *me->child = (struct tree){.task = CR_TASK(grows), .depth = me->depth - 1};
+        CR_AWAIT(me->r, cr_task_call(task, &me->child->task));
+        me->sum += me->r;
+        CR_AWAIT(me->r, cr_task_yield(task));
+    }
+    free(me->child);
+    return me->sum;
+}
+
+TEST_BOTH(a_task_calls_others_to_any_depth)
+{
+    struct tree frame = {.task = CR_TASK(grows), .depth = 8};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 256);
+}
+
+struct in_frame {
+    struct cr_task task;
+    struct sleeper first;
+    struct by_hand second;
+    int r, sum;
+};
+
+static int calls_both(struct cr_task *task)
+{
+    struct in_frame *me = (struct in_frame *)task;
+    CR_TASK_BEGIN(task, calls_both);
+    me->first = (struct sleeper){.task = CR_TASK(sleeps)};
+    CR_AWAIT(me->r, cr_task_call(task, &me->first.task));
+    me->sum = me->r;
+    me->second = (struct by_hand){.task.at = &by_hand_point};
+    CR_AWAIT(me->r, cr_task_call(task, &me->second.task));
+    return me->sum + me->r;
+}
+
+TEST_CO(a_frame_may_hold_those_of_the_tasks_that_it_calls)
+{
+    struct in_frame frame = {.task = CR_TASK(calls_both)};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 51);
+}
+
+/* ---- Each leaf ---------------------------------------------------------------------------------------------- */
+
+/* What there is to wait for, one of each. */
+static struct cr_chan *to_recv, *to_send, *none;
+static struct cr_broadcast *news;
+static struct cr_subscriber subscriber;
+static struct cr_mutex mutex;
+static struct cr_cond cond;
+static struct cr_rwlock rwlock;
+static struct cr_sem sem;
+static struct cr_waitgroup group;
+static struct cr_once once;
+static struct cr_barrier barrier;
+static struct cr_event event;
+static struct cr_co *other;
+static struct cr_conn *ends[2];
+static struct cr_listener *listener;
+static struct cr_sem go_on;
+static int received;
+static char text[16];
+
+/* A task that awaits one thing. */
+struct shot {
+    struct cr_task task;
+    int64_t (*leaf)(struct shot *me);
+    int64_t deadline_ns;
+    int64_t result;
+    struct cr_case cases[3];
+    struct cr_lent lent;
+    struct cr_conn *conn;
+    size_t sent;
+    int r;
+};
+
+static int shoots(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, shoots);
+    CR_AWAIT(me->result, me->leaf(me));
+    return (int)me->result;
+}
+
+static int64_t a_recv(struct shot *me) { return cr_task_chan_recv(&me->task, to_recv, &received, me->deadline_ns); }
+static int64_t a_send(struct shot *me) { return cr_task_chan_send(&me->task, to_send, &received, me->deadline_ns); }
+static int64_t a_broadcast(struct shot *me) { return cr_task_broadcast_recv(&me->task, &subscriber, &received, me->deadline_ns); }
+static int64_t a_lock(struct shot *me) { return cr_task_mutex_lock(&me->task, &mutex, me->deadline_ns); }
+static int64_t a_rdlock(struct shot *me) { return cr_task_rwlock_rdlock(&me->task, &rwlock, me->deadline_ns); }
+static int64_t a_wrlock(struct shot *me) { return cr_task_rwlock_wrlock(&me->task, &rwlock, me->deadline_ns); }
+static int64_t a_sem(struct shot *me) { return cr_task_sem_wait(&me->task, &sem, me->deadline_ns); }
+static int64_t a_group(struct shot *me) { return cr_task_waitgroup_wait(&me->task, &group, me->deadline_ns); }
+static int64_t a_once(struct shot *me) { return cr_task_once(&me->task, &once, NULL, NULL, me->deadline_ns); }
+static int64_t a_barrier(struct shot *me) { return cr_task_barrier_wait(&me->task, &barrier, 2, me->deadline_ns); }
+static int64_t an_event(struct shot *me) { return cr_task_event_wait(&me->task, &event, me->deadline_ns); }
+static int64_t a_join(struct shot *me) { return cr_task_join(&me->task, other, NULL, me->deadline_ns); }
+static int64_t a_read(struct shot *me) { return cr_task_read(&me->task, ends[0], text, sizeof(text), me->deadline_ns); }
+static int64_t a_readable(struct shot *me) { return cr_task_wait_readable(&me->task, ends[0], me->deadline_ns); }
+static int64_t an_accept(struct shot *me) { return cr_task_accept(&me->task, listener, &me->conn, me->deadline_ns); }
+
+static int64_t a_lend(struct shot *me)
+{
+    ssize_t n = cr_task_recv_lend(&me->task, ends[0], &me->lent, me->deadline_ns);
+    if (n > 0)
+        cr_recv_return(ends[0], &me->lent);
+    return n;
+}
+
+static int64_t a_readv(struct shot *me)
+{
+    struct iovec iov[2] = {{text, 2}, {text + 2, 2}};
+    return cr_task_readv(&me->task, ends[0], iov, 2, me->deadline_ns);
+}
+
+static int64_t a_select(struct shot *me)
+{
+    me->cases[0] = (struct cr_case){.op = CR_RECV, .chan = none, .item = &received};
+    me->cases[1] = (struct cr_case){.op = CR_RECV, .chan = to_recv, .item = &received};
+    me->cases[2] = (struct cr_case){.op = CR_SEND, .chan = NULL};
+    int at = cr_task_select(&me->task, me->cases, 3, me->deadline_ns);
+    return at == 1 ? me->cases[1].result : at;
+}
+
+static void nothing(void *unused)
+{
+    (void)unused;
+}
+
+static void waits_to_go_on(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_sem_wait(&go_on), 0);
+}
+
+static void open_chan(void)
+{
+    received = 0;
+    CHECK_EQ(cr_chan_create(&to_recv, sizeof(int), 1), 0);
+    CHECK_EQ(cr_chan_create(&none, sizeof(int), 1), 0);
+}
+
+static void give_item(void)
+{
+    int item = 77;
+    CHECK_EQ(cr_chan_send(to_recv, &item), 0);
+}
+
+static void close_chan(void)
+{
+    CHECK_EQ(received, 77);
+    CHECK_EQ(cr_chan_destroy(to_recv), 0);
+    CHECK_EQ(cr_chan_destroy(none), 0);
+}
+
+static void open_full(void)
+{
+    CHECK_EQ(cr_chan_create(&to_send, sizeof(int), 1), 0);
+    CHECK_EQ(cr_chan_send(to_send, &(int){1}), 0);
+}
+
+static void take_item(void)
+{
+    int item;
+    CHECK_EQ(cr_chan_recv(to_send, &item), 0);
+}
+
+static void close_full(void) { CHECK_EQ(cr_chan_destroy(to_send), 0); }
+
+static void open_news(void)
+{
+    CHECK_EQ(cr_broadcast_create(&news, sizeof(int), 4), 0);
+    cr_broadcast_subscribe(news, &subscriber);
+}
+
+static void tell_news(void) { CHECK_EQ(cr_broadcast_send(news, &(int){5}), 0); }
+static void close_news(void) { CHECK_EQ(cr_broadcast_destroy(news), 0); }
+static void lock(void) { CHECK_EQ(cr_mutex_lock(&mutex), 0); }
+static void unlock(void) { CHECK_EQ(cr_mutex_unlock(&mutex), 0); }
+static void forget_mutex(void) { mutex = (struct cr_mutex){0}; } /* it ended holding it */
+static void wrlock(void) { CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0); }
+static void wrunlock(void) { CHECK_EQ(cr_rwlock_unlock(&rwlock), 0); }
+static void forget_rwlock(void) { rwlock = (struct cr_rwlock){0}; }
+static void post(void) { CHECK_EQ(cr_sem_post(&sem, 1), 0); }
+static void add(void) { CHECK_EQ(cr_waitgroup_add(&group, 1), 0); }
+static void done(void) { CHECK_EQ(cr_waitgroup_done(&group), 0); }
+
+static void runs_once(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_once(&once, waits_to_go_on, NULL), 0);
+}
+
+static void begin_once(void)
+{
+    once = (struct cr_once){0};
+    CHECK_EQ(cr_spawn(&other, runs_once, NULL, NULL), 0);
+    while (!__atomic_load_n(&once._state, __ATOMIC_RELAXED))
+        cr_yield();
+}
+
+static void let_go_on(void) { CHECK_EQ(cr_sem_post(&go_on, 1), 0); }
+static void join_other(void) { CHECK_EQ(cr_join(other), 0); }
+static void come_too(void) { CHECK(cr_barrier_wait(&barrier, 2) >= 0); }
+static void set(void) { CHECK_EQ(cr_event_set(&event), 0); }
+static void clear(void) { cr_event_clear(&event); }
+static void begin_other(void) { CHECK_EQ(cr_spawn(&other, waits_to_go_on, NULL, NULL), 0); }
+
+static void open_pair(void)
+{
+    int fds[2];
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    CHECK_EQ(cr_conn_from_fd(&ends[0], fds[0]), 0);
+    CHECK_EQ(cr_conn_from_fd(&ends[1], fds[1]), 0);
+}
+
+static void say(void) { CHECK_EQ(cr_write(ends[1], "abcd", 4), 4); }
+
+static void close_pair(void)
+{
+    cr_close(ends[0]);
+    cr_close(ends[1]);
+}
+
+static void open_listener(void) { CHECK_EQ(cr_listen(&listener, "tcp://127.0.0.1:0", NULL), 0); }
+
+static void dial(void)
+{
+    char url[64];
+    CHECK(cr_listener_url(listener, url, sizeof(url)) > 0);
+    CHECK_EQ(cr_dial(&ends[1], url, NULL), 0);
+}
+
+static void close_listener(void)
+{
+    cr_close(ends[1]);
+    cr_listener_close(listener);
+}
+
+static const struct thing {
+    const char *name;
+    int64_t (*leaf)(struct shot *me);
+    void (*open)(void), (*give)(void), (*close)(void);
+    int result, at_once; /* when it waits, and when it need not */
+} things[] = {
+    {"recv", a_recv, open_chan, give_item, close_chan, 0, 0},
+    {"select", a_select, open_chan, give_item, close_chan, 0, 0},
+    {"send", a_send, open_full, take_item, close_full, 0, 0},
+    {"broadcast", a_broadcast, open_news, tell_news, close_news, 0, 0},
+    {"mutex", a_lock, lock, unlock, forget_mutex, 0, 0},
+    {"rdlock", a_rdlock, wrlock, wrunlock, forget_rwlock, 0, 0},
+    {"wrlock", a_wrlock, wrlock, wrunlock, forget_rwlock, 0, 0},
+    {"sem", a_sem, NULL, post, NULL, 0, 0},
+    {"group", a_group, add, done, NULL, 0, 0},
+    {"once", a_once, begin_once, let_go_on, join_other, 0, 0},
+    {"barrier", a_barrier, NULL, come_too, NULL, 0, -1},
+    {"event", an_event, NULL, set, clear, 0, 0},
+    {"join", a_join, begin_other, let_go_on, NULL, 0, 0},
+    {"read", a_read, open_pair, say, close_pair, 4, 4},
+    {"readv", a_readv, open_pair, say, close_pair, 4, 4},
+    {"recv_lend", a_lend, open_pair, say, close_pair, 4, 4},
+    {"wait_readable", a_readable, open_pair, say, close_pair, 0, 0},
+    {"accept", an_accept, open_listener, dial, close_listener, 0, 0},
+};
+
+static void call(void (*fn)(void))
+{
+    if (fn)
+        fn();
+}
+
+static struct cr_co *shoot(const struct thing *thing, int64_t deadline_ns)
+{
+    struct shot frame = {.task = CR_TASK(shoots), .leaf = thing->leaf, .deadline_ns = deadline_ns};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    return co;
+}
+
+static void check_each(void (*try)(const struct thing *thing))
+{
+    for (size_t i = 0; i < sizeof(things) / sizeof(things[0]); i++) {
+        printf("# %s\n", things[i].name); /* so that a failure names it */
+        call(things[i].open);
+        try(&things[i]);
+        call(things[i].close);
+    }
+}
+
+static void gets_it(const struct thing *thing)
+{
+    struct cr_co *co = shoot(thing, CR_FOREVER);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    thing->give();
+    CHECK_EQ(result_of(co), thing->result);
+}
+
+TEST_BOTH(a_leaf_waits_and_gets_what_comes)
+{
+    check_each(gets_it);
+}
+
+static void finds_it(const struct thing *thing)
+{
+    if (thing->at_once >= 0)
+        thing->give();
+    if (thing->leaf == a_join || thing->leaf == a_once) /* has begun to end */
+        CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    struct cr_co *co = shoot(thing, CR_FOREVER);
+    if (thing->at_once < 0)
+        thing->give();
+    int r = result_of(co);
+    CHECK(r == thing->at_once || (thing->at_once < 0 && r >= 0));
+}
+
+TEST_BOTH(a_leaf_finds_what_is_there)
+{
+    check_each(finds_it);
+}
+
+/* After the deadline nothing has been taken: what comes then is another one's. */
+static void is_late(const struct thing *thing)
+{
+    CHECK_EQ(result_of(shoot(thing, 0)), -ETIMEDOUT);
+    CHECK_EQ(result_of(shoot(thing, cr_after(2 * CR_MS))), -ETIMEDOUT);
+    gets_it(thing);
+}
+
+TEST_BOTH(a_leaf_ends_at_its_deadline)
+{
+    check_each(is_late);
+}
+
+static void is_cut(const struct thing *thing)
+{
+    struct cr_co *co = shoot(thing, CR_FOREVER);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(result_of(co), -ECANCELED);
+    co = shoot(thing, CR_FOREVER);
+    CHECK_EQ(cr_cancel(co), 0); /* before it has begun */
+    CHECK_EQ(result_of(co), -ECANCELED);
+    gets_it(thing);
+}
+
+TEST_BOTH(a_leaf_ends_when_its_task_is_cancelled)
+{
+    check_each(is_cut);
+}
+
+/* Many on one thing: some give up while others get it. */
+static void in_a_crowd(const struct thing *thing)
+{
+    struct cr_co *all[4];
+    if (thing->leaf == a_join || thing->leaf == a_read || thing->leaf == a_readv || thing->leaf == a_lend || thing->leaf == a_readable ||
+        thing->leaf == an_accept || thing->leaf == a_barrier) {
+        gets_it(thing); /* one at a time */
+        return;
+    }
+    for (int i = 0; i < 3; i++)
+        all[i] = shoot(thing, cr_after(3 * CR_MS));
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    all[3] = shoot(thing, CR_FOREVER);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(result_of(all[i]), -ETIMEDOUT);
+    thing->give();
+    CHECK_EQ(result_of(all[3]), thing->result);
+}
+
+TEST_BOTH(those_behind_one_that_gives_up_are_served)
+{
+    check_each(in_a_crowd);
+}
+
+/* ---- Closing ------------------------------------------------------------------------------------------------ */
+
+TEST_BOTH(closing_ends_what_waits)
+{
+    struct thing recv = {.leaf = a_recv}, send = {.leaf = a_send}, select = {.leaf = a_select}, broadcast = {.leaf = a_broadcast},
+                 read = {.leaf = a_read}, accept = {.leaf = an_accept}, readable = {.leaf = a_readable};
+    struct cr_co *co[7];
+    open_chan();
+    open_full();
+    open_news();
+    open_pair();
+    open_listener();
+    co[0] = shoot(&recv, CR_FOREVER);
+    co[1] = shoot(&send, CR_FOREVER);
+    co[2] = shoot(&select, CR_FOREVER);
+    co[3] = shoot(&broadcast, CR_FOREVER);
+    co[4] = shoot(&read, CR_FOREVER);
+    co[5] = shoot(&accept, CR_FOREVER);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_chan_close(to_recv), 0);
+    CHECK_EQ(cr_chan_close(to_send), 0);
+    CHECK_EQ(cr_broadcast_close(news), 0);
+    cr_close(ends[0]);
+    cr_listener_close(listener);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(result_of(co[i]), -EPIPE);
+    CHECK_EQ(result_of(co[4]), -EBADF);
+    CHECK_EQ(result_of(co[5]), -EBADF);
+    cr_close(ends[1]);
+    open_pair();
+    co[6] = shoot(&readable, CR_FOREVER);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    cr_close(ends[1]); /* the peer: an end can be read */
+    CHECK_EQ(result_of(co[6]), 0);
+    cr_close(ends[0]);
+    CHECK_EQ(cr_chan_destroy(to_recv), 0);
+    CHECK_EQ(cr_chan_destroy(to_send), 0);
+    CHECK_EQ(cr_chan_destroy(none), 0);
+    CHECK_EQ(cr_broadcast_destroy(news), 0);
+}
+
+/* ---- Condition variable ------------------------------------------------------------------------------------- */
+
+static bool ready_to_go;
+static int at_the_condition; /* how many have come there */
+
+static int waits_for_condition(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, waits_for_condition);
+    CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, CR_FOREVER));
+    CHECK_EQ(me->r, 0);
+    __atomic_add_fetch(&at_the_condition, 1, __ATOMIC_RELAXED);
+    while (!ready_to_go && me->r == 0)
+        CR_AWAIT(me->r, cr_task_cond_wait(task, &cond, &mutex, me->deadline_ns));
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0); /* it holds it, whatever came */
+    return me->r;
+}
+
+TEST_BOTH(a_condition_is_waited_for)
+{
+    struct shot frame = {.task = CR_TASK(waits_for_condition), .deadline_ns = CR_FOREVER}, late = frame;
+    struct cr_co *all[5];
+    ready_to_go = false;
+    at_the_condition = 0;
+    late.deadline_ns = cr_after(2 * CR_MS);
+    for (int i = 0; i < 3; i++)
+        SPAWN(all[i], frame);
+    SPAWN(all[3], late);
+    SPAWN(all[4], frame);
+    CHECK_EQ(result_of(all[3]), -ETIMEDOUT);
+    while (__atomic_load_n(&at_the_condition, __ATOMIC_RELAXED) < 5)
+        CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_cancel(all[4]), 0); /* it has to wait for the mutex then */
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(result_of(all[4]), -ECANCELED);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    ready_to_go = true;
+    cr_cond_broadcast(&cond);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(result_of(all[i]), 0);
+}
+
+static int counts(struct cr_task *task)
+{
+    struct sleeper *me = (struct sleeper *)task;
+    static int shared;
+    CR_TASK_BEGIN(task, counts);
+    for (me->i = 0; me->i < 300; me->i++) {
+        CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, CR_FOREVER));
+        CHECK_EQ(me->r, 0);
+        CHECK_EQ(shared++, 0);
+        if (me->i % 50 == 0)
+            CR_AWAIT(me->r, cr_task_sleep(task, cr_after(CR_MS)));
+        else
+            CR_AWAIT(me->r, cr_task_yield(task));
+        CHECK_EQ(--shared, 0);
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    }
+    return 0;
+}
+
+static void counts_too(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 300; i++) {
+        CHECK_EQ(cr_mutex_lock(&mutex), 0);
+        if (i % 7 == 0)
+            CHECK_EQ(cr_yield(), 0);
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    }
+}
+
+TEST_BOTH(tasks_and_coroutines_exclude_each_other)
+{
+    struct sleeper frame = {.task = CR_TASK(counts)};
+    struct cr_co *all[8];
+    for (int i = 0; i < 8; i += 2) {
+        SPAWN(all[i], frame);
+        CHECK_EQ(cr_spawn(&all[i + 1], counts_too, NULL, NULL), 0);
+    }
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(cr_join(all[i]), 0);
+}
+
+/* ---- Writing ------------------------------------------------------------------------------------------------ */
+
+enum { LOTS = 3 << 20 };
+static char lots[LOTS];
+
+static int writes_lots(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, writes_lots);
+    CR_AWAIT(me->result, cr_task_write_all(task, ends[0], lots, LOTS, &me->sent, CR_FOREVER));
+    CHECK_EQ(me->result, LOTS);
+    CHECK_EQ(me->sent, 0);
+    CR_AWAIT(me->result, cr_task_wait_writable(task, ends[0], CR_FOREVER));
+    CHECK_EQ(me->result, 0);
+    CR_AWAIT(me->result, cr_task_write(task, ends[0], "end", 3, CR_FOREVER));
+    CHECK_EQ(cr_close_write(ends[0]), 0);
+    return (int)me->result;
+}
+
+TEST_BOTH(a_task_writes_more_than_fits)
+{
+    struct shot frame = {.task = CR_TASK(writes_lots)};
+    struct cr_co *co;
+    char buf[8192];
+    size_t sum = 0;
+    open_pair();
+    SPAWN(co, frame);
+    for (ssize_t n; (n = cr_read(ends[1], buf, sizeof(buf))) > 0;)
+        sum += (size_t)n;
+    CHECK_EQ(sum, LOTS + 3);
+    CHECK_EQ(result_of(co), 3);
+    close_pair();
+}
+
+static int writes_too_much(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, writes_too_much);
+    CR_AWAIT(me->result, cr_task_write_all(task, ends[0], lots, LOTS, &me->sent, me->deadline_ns));
+    return (int)me->result;
+}
+
+TEST_BOTH(writing_ends_at_its_deadline)
+{
+    struct shot frame = {.task = CR_TASK(writes_too_much), .deadline_ns = cr_after(3 * CR_MS)};
+    struct cr_co *co;
+    open_pair();
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), -ETIMEDOUT);
+    close_pair();
+}
+
+/* An echo over TCP, all of it by tasks. */
+struct session {
+    struct cr_task task;
+    struct cr_conn *conn;
+    struct cr_lent data;
+    size_t sent;
+    ssize_t n;
+};
+
+static int serves(struct cr_task *task)
+{
+    struct session *me = (struct session *)task;
+    CR_TASK_BEGIN(task, serves);
+    for (;;) {
+        CR_AWAIT(me->n, cr_task_recv_lend(task, me->conn, &me->data, CR_FOREVER));
+        if (me->n <= 0)
+            break;
+        CR_AWAIT(me->n, cr_task_write_all(task, me->conn, me->data.bytes, me->data.size_bytes, &me->sent, CR_FOREVER));
+        if (me->n < 0)
+            break;
+        cr_recv_return(me->conn, &me->data);
+    }
+    cr_close(me->conn);
+    return (int)me->n;
+}
+
+static int accepts(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, accepts);
+    for (;;) {
+        CR_AWAIT(me->r, cr_task_accept(task, listener, &me->conn, CR_FOREVER));
+        if (me->r < 0)
+            return me->r;
+        struct session frame = {.task = CR_TASK(serves), .conn = me->conn};
+        GO(frame);
+    }
+}
+
+static void talks(void *arg)
+{
+    const char *url = arg;
+    char buf[100];
+    struct cr_conn *conn;
+    CHECK_EQ(cr_dial(&conn, url, NULL), 0);
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQ(cr_write_all(conn, "hello", 5), 5);
+        for (ssize_t got = 0, n; got < 5; got += n) {
+            n = cr_read(conn, buf, sizeof(buf));
+            CHECK(n > 0);
+        }
+    }
+    cr_close(conn);
+}
+
+TEST_BOTH(a_server_of_tasks_echoes)
+{
+    struct shot frame = {.task = CR_TASK(accepts)};
+    struct cr_co *acceptor, *all[20];
+    char url[64];
+    open_listener();
+    CHECK(cr_listener_url(listener, url, sizeof(url)) > 0);
+    SPAWN(acceptor, frame);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_spawn(&all[i], talks, url, NULL), 0);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_join(all[i]), 0);
+    CHECK_EQ(cr_cancel(acceptor), 0);
+    CHECK_EQ(result_of(acceptor), -ECANCELED);
+    cr_listener_close(listener);
+}
+
+static int talks_over_udp(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    static struct cr_addr from;
+    CR_TASK_BEGIN(task, talks_over_udp);
+    CR_AWAIT(me->result, cr_task_recv_from(task, ends[0], text, sizeof(text), &from, CR_FOREVER));
+    CR_AWAIT(me->result, cr_task_send_to(task, ends[0], text, (size_t)me->result, &from, CR_FOREVER));
+    return (int)me->result;
+}
+
+TEST_CO(datagrams_and_files)
+{
+    struct shot frame = {.task = CR_TASK(talks_over_udp)};
+    struct cr_co *co;
+    char url[64];
+    CHECK_EQ(cr_bind(&ends[0], "udp://127.0.0.1:0", NULL), 0);
+    CHECK(cr_local_url(ends[0], url, sizeof(url)) > 0);
+    CHECK_EQ(cr_dial(&ends[1], url, NULL), 0);
+    SPAWN(co, frame);
+    CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(cr_write(ends[1], "dgram", 5), 5);
+    CHECK_EQ(result_of(co), 5);
+    CHECK_EQ(cr_read(ends[1], url, sizeof(url)), 5);
+    close_pair();
+    CHECK_EQ(cr_file_open(&ends[0], "/etc/hostname", O_RDONLY, 0), 0);
+    CHECK_EQ(result_of(shoot(&(struct thing){.leaf = a_read}, CR_FOREVER)), -EOPNOTSUPP);
+    cr_close(ends[0]);
+}
+
+/* ---- Coroutines and scopes ---------------------------------------------------------------------------------- */
+
+struct reading {
+    struct cr_task task;
+    char text[8];
+    ssize_t n;
+    int r;
+    int64_t deadline_ns;
+};
+
+static void reads_a_file(void *arg)
+{
+    struct reading *me = arg;
+    struct cr_conn *file;
+    CHECK_EQ(cr_file_open(&file, "/proc/self/comm", O_RDONLY, 0), 0);
+    me->n = cr_read(file, me->text, sizeof(me->text));
+    cr_close(file);
+}
+
+static int has_a_file_read(struct cr_task *task)
+{
+    struct reading *me = (struct reading *)task;
+    CR_TASK_BEGIN(task, has_a_file_read);
+    CR_AWAIT(me->r, cr_task_run(task, reads_a_file, me, CR_FOREVER));
+    CHECK_EQ(me->r, 0);
+    return (int)me->n;
+}
+
+static void sleeps_long(void *arg)
+{
+    ((struct reading *)arg)->n = cr_sleep(100 * CR_SEC);
+    CHECK_EQ(cr_cancel_mask(CR_SEC), 0);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    CHECK_EQ(cr_cancel_unmask(), 0);
+}
+
+static int has_it_sleep_long(struct cr_task *task)
+{
+    struct reading *me = (struct reading *)task;
+    CR_TASK_BEGIN(task, has_it_sleep_long);
+    CR_AWAIT(me->r, cr_task_run(task, sleeps_long, me, me->deadline_ns));
+    CHECK_EQ(me->r, 0);
+    CHECK_EQ(me->n, -ECANCELED);
+    CR_AWAIT(me->r, cr_task_sleep(task, cr_after(CR_MS)));
+    return me->r;
+}
+
+TEST_BOTH(what_has_no_leaf_runs_on_a_coroutine)
+{
+    struct reading frame = {.task = CR_TASK(has_a_file_read)};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK(result_of(co) > 0);
+    frame = (struct reading){.task = CR_TASK(has_it_sleep_long), .deadline_ns = cr_after(2 * CR_MS)};
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 0);
+    frame.deadline_ns = CR_FOREVER;
+    SPAWN(co, frame);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(result_of(co), -ECANCELED); /* its own sleep: that it is cancelled stays */
+}
+
+struct family {
+    struct cr_task task;
+    struct cr_scope *scope;
+    int64_t deadline_ns;
+    struct sleeper child;
+    int r, i;
+};
+
+static int children_ended;
+
+static int is_a_child(struct cr_task *task)
+{
+    struct sleeper *me = (struct sleeper *)task;
+    CR_TASK_BEGIN(task, is_a_child);
+    CR_AWAIT(me->r, cr_task_sleep(task, me->deadline_ns));
+    __atomic_add_fetch(&children_ended, 1, __ATOMIC_RELAXED);
+    return me->r;
+}
+
+static void is_a_stackful_child(void *unused)
+{
+    (void)unused;
+    cr_sleep(2 * CR_MS);
+    __atomic_add_fetch(&children_ended, 1, __ATOMIC_RELAXED);
+}
+
+static int has_children(struct cr_task *task)
+{
+    struct family *me = (struct family *)task;
+    CR_TASK_BEGIN(task, has_children);
+    CHECK_EQ(cr_scope_open(&me->scope, me->deadline_ns), 0);
+    CHECK_EQ(cr_scope_close(me->scope), -EPERM); /* that would suspend */
+    for (me->i = 0; me->i < 10; me->i++) {
+        struct sleeper child = {.task = CR_TASK(is_a_child), .deadline_ns = me->deadline_ns == CR_FOREVER ? cr_after(CR_MS) : CR_FOREVER};
+        CHECK_EQ(cr_scope_spawn_task(me->scope, &child.task, sizeof(child), NULL), 0);
+        CHECK_EQ(cr_scope_go(me->scope, is_a_stackful_child, NULL), 0);
+    }
+    CR_AWAIT(me->r, cr_task_scope_wait(task, me->scope, cr_after(0)));
+    CHECK(me->r == -ETIMEDOUT || me->r == -ECANCELED);
+    CR_AWAIT(me->r, cr_task_scope_close(task, me->scope));
+    CHECK_EQ(children_ended, 20);
+    return me->r;
+}
+
+TEST_BOTH(a_task_owns_a_scope)
+{
+    struct family frame = {.task = CR_TASK(has_children), .deadline_ns = CR_FOREVER};
+    struct cr_co *co;
+    children_ended = 0;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 0);
+    children_ended = 0;
+    frame.deadline_ns = cr_after(100 * CR_MS);
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), -ECANCELED);
+    children_ended = 0;
+    frame.deadline_ns = cr_after(100 * CR_SEC);
+    SPAWN(co, frame);
+    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(result_of(co), -ECANCELED);
+}
+
+TEST_BOTH(a_coroutines_scope_joins_tasks)
+{
+    struct cr_scope *scope;
+    struct sleeper child = {.task = CR_TASK(is_a_child), .deadline_ns = cr_after(2 * CR_MS)};
+    children_ended = 0;
+    CHECK_EQ(cr_scope_open(&scope, CR_FOREVER), 0);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(cr_scope_spawn_task(scope, &child.task, sizeof(child), NULL), 0);
+    CHECK_EQ(cr_scope_close(scope), 0);
+    CHECK_EQ(children_ended, 10);
+}
+
+/* ---- What else a task is ------------------------------------------------------------------------------------ */
+
+static unsigned key;
+static int destroyed;
+
+static void destroys(void *value)
+{
+    destroyed += (int)(intptr_t)value;
+}
+
+static int has_locals(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    char name[32];
+    CR_TASK_BEGIN(task, has_locals);
+    CHECK(cr_co_current() != NULL);
+    CHECK_EQ(cr_co_status(cr_co_current()), CR_CO_SCHEDULED);
+    CHECK_EQ(strcmp(cr_name_get(cr_co_current(), name, sizeof(name)), "locals"), 0);
+    CHECK_EQ(cr_local_set(key, (void *)7), 0);
+    CR_AWAIT(me->r, cr_task_yield(task));
+    CHECK_EQ((intptr_t)cr_local_get(key), 7);
+    /* what would suspend is refused, what need not is done */
+    CHECK_EQ(cr_yield(), -EPERM);
+    CHECK_EQ(cr_sleep(CR_MS), -EPERM);
+    CHECK_EQ(cr_sem_wait(&sem), -EPERM);
+    CHECK_EQ(cr_sem_wait_try(&sem), -EBUSY);
+    CHECK_EQ(cr_sem_post(&sem, 1), 0);
+    CHECK_EQ(cr_sem_wait_try(&sem), 0);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), 0);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), -EDEADLK);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_rwlock_rdlock_try(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_send_try(to_recv, &(int){77}), 0);
+    CHECK_EQ(cr_chan_recv_try(to_recv, &received), 0);
+    CHECK_EQ(cr_chan_recv_try(to_recv, &received), -EAGAIN);
+    CHECK_EQ(cr_event_set(&event), 0);
+    CHECK_EQ(cr_join(cr_co_current()), -EPERM);
+    CHECK(!cr_cancelled());
+    CHECK_EQ(cr_go(nothing, NULL), 0);
+    CR_AWAIT(me->r, cr_task_join(task, cr_co_current(), NULL, CR_FOREVER));
+    CHECK_EQ(me->r, -EDEADLK);
+    CHECK_EQ(cr_cancel(cr_co_current()), 0);
+    CHECK(cr_cancelled());
+    CR_AWAIT(me->r, cr_task_sleep(task, CR_FOREVER));
+    CHECK_EQ(me->r, -ECANCELED);
+    return 3;
+}
+
+TEST_CO(a_task_may_do_what_does_not_suspend)
+{
+    struct shot frame = {.task = CR_TASK(has_locals)};
+    struct cr_co *co;
+    CHECK_EQ(cr_local_key(&key, destroys), 0);
+    open_chan();
+    CHECK_EQ(cr_task_spawn(&co, &frame.task, sizeof(frame), &(struct cr_attr){.name = "locals"}), 0);
+    CHECK_EQ(result_of(co), 3);
+    CHECK_EQ(destroyed, 7);
+    received = 77;
+    close_chan();
+}
+
+static void *doubles(void *value)
+{
+    for (;;) {
+        value = (void *)(2 * (intptr_t)value);
+        CHECK_EQ(cr_sleep(CR_MS), -EPERM); /* the task around it has no stack */
+        if (cr_co_yield(&value) < 0)
+            return NULL;
+    }
+}
+
+static int resumes(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    struct cr_co *co;
+    void *value = (void *)21;
+    CR_TASK_BEGIN(task, resumes);
+    CR_AWAIT(me->r, cr_task_yield(task));
+    CHECK_EQ(cr_co_create(&co, doubles, NULL), 0);
+    CHECK_EQ(cr_co_resume(co, &value), 0);
+    CHECK_EQ(cr_co_destroy(co), 0);
+    return (int)(intptr_t)value;
+}
+
+TEST_CO(a_task_may_resume_bare_coroutines)
+{
+    struct shot frame = {.task = CR_TASK(resumes)};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 42);
+}
+
+TEST_CO(bad_frames_are_refused)
+{
+    struct shot frame = {.task = CR_TASK(shoots)}, empty = {0};
+    CHECK_EQ(cr_task_go(NULL, sizeof(frame)), -EINVAL);
+    CHECK_EQ(cr_task_go(&empty.task, sizeof(empty)), -EINVAL);
+    CHECK_EQ(cr_task_go(&frame.task, 8), -EINVAL);
+    CHECK_EQ(cr_task_go(&frame.task, (64 << 10) + 1), -EINVAL);
+    CHECK_EQ(cr_task_spawn_on(NULL, 7, &frame.task, sizeof(frame), NULL), -EINVAL);
+}
+
+TEST(outside_of_a_runtime_nothing_is_spawned)
+{
+    struct shot frame = {.task = CR_TASK(shoots)};
+    CHECK_EQ(cr_task_go(&frame.task, sizeof(frame)), -EPERM);
+    CHECK_EQ(cr_task_backtrace(2), -EPERM);
+}
+
+/* Frames of all sizes lie where they want to, and keep what is in them. */
+struct sized {
+    struct cr_task task;
+    size_t size_bytes;
+    int r;
+    char rest[64 << 10];
+};
+
+static int keeps(struct cr_task *task)
+{
+    struct sized *me = (struct sized *)task;
+    CR_TASK_BEGIN(task, keeps);
+    CHECK_EQ((uintptr_t)me % (me->size_bytes % 16 == 0 ? 16 : 8), 0);
+    memset(me->rest, (int)me->size_bytes, me->size_bytes - offsetof(struct sized, rest));
+    CR_AWAIT(me->r, cr_task_sleep(task, cr_after(CR_MS)));
+    for (size_t i = 0; i < me->size_bytes - offsetof(struct sized, rest); i++)
+        CHECK_EQ(me->rest[i], (char)me->size_bytes);
+    return 0;
+}
+
+TEST_BOTH(frames_of_all_sizes_keep_what_is_in_them)
+{
+    static struct sized frame;
+    struct cr_co *all[4 * 17];
+    int count = 0;
+    for (size_t size = 64; size <= 64 << 10; size = size * 5 / 4 + 7) {
+        frame = (struct sized){.task = CR_TASK(keeps), .size_bytes = size};
+        CHECK_EQ(cr_task_spawn(&all[count++], &frame.task, size, NULL), 0);
+        frame.size_bytes = size / 16 * 16;
+        CHECK_EQ(cr_task_spawn(&all[count++], &frame.task, frame.size_bytes, NULL), 0);
+    }
+    while (count > 0)
+        CHECK_EQ(result_of(all[--count]), 0);
+}
+
+/* ---- Several workers ---------------------------------------------------------------------------------------- */
+
+static int ran_on[4];
+
+struct work {
+    struct cr_task task;
+    int worker, rounds, r;
+};
+
+static void spin(int64_t duration_ns)
+{
+    for (int64_t end_ns = cr_now() + duration_ns; cr_now() < end_ns;)
+        ;
+}
+
+static int works(struct cr_task *task)
+{
+    struct work *me = (struct work *)task;
+    CR_TASK_BEGIN(task, works);
+    me->worker = cr_worker_index();
+    for (me->rounds = 0; me->rounds < 5; me->rounds++) {
+        spin(20 * CR_US);
+        CR_AWAIT(me->r, cr_task_sleep(task, cr_after(10 * CR_US)));
+        CHECK_EQ(cr_worker_index(), me->worker);
+    }
+    __atomic_add_fetch(&ran_on[me->worker], 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+static const struct cr_config two = {.workers = 2};
+
+TEST_CO_CONFIG(tasks_are_stolen_before_they_start_and_stay_afterwards, &two)
+{
+    struct work frame = {.task = CR_TASK(works)};
+    struct cr_co *all[400];
+    for (int i = 0; i < 400; i++)
+        SPAWN(all[i], frame);
+    for (int i = 0; i < 400; i++)
+        CHECK_EQ(result_of(all[i]), 0);
+    CHECK_EQ(ran_on[0] + ran_on[1], 400);
+    CHECK(ran_on[0] > 0 && ran_on[1] > 0);
+}
+
+TEST_CO_CONFIG(a_task_runs_on_the_worker_that_it_is_spawned_on, &two)
+{
+    struct work frame = {.task = CR_TASK(works)};
+    struct cr_co *all[20];
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_task_spawn_on(&all[i], 1, &frame.task, sizeof(frame), NULL), 0);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(result_of(all[i]), 0);
+    CHECK_EQ(ran_on[1], 20);
+}
+
+struct ping {
+    struct cr_task task;
+    struct cr_chan *in, *out;
+    int i, r, item;
+};
+
+enum { PINGS = 2000 };
+
+static int pings(struct cr_task *task)
+{
+    struct ping *me = (struct ping *)task;
+    CR_TASK_BEGIN(task, pings);
+    for (me->i = 0; me->i < PINGS; me->i++) {
+        CR_AWAIT(me->r, cr_task_chan_recv(task, me->in, &me->item, cr_after(10 * CR_SEC)));
+        CHECK_EQ(me->r, 0);
+        me->item++;
+        CR_AWAIT(me->r, cr_task_chan_send(task, me->out, &me->item, CR_FOREVER));
+        CHECK_EQ(me->r, 0);
+    }
+    return me->item;
+}
+
+static void run_ring(unsigned flags)
+{
+    enum { RING = 5 };
+    struct cr_chan *chans[RING];
+    struct cr_co *all[RING];
+    const struct cr_attr attr = {.flags = flags};
+    int item = 0;
+    for (int i = 0; i < RING; i++)
+        CHECK_EQ(cr_chan_create(&chans[i], sizeof(int), 1), 0);
+    for (int i = 0; i < RING; i++) {
+        struct ping frame = {.task = CR_TASK(pings), .in = chans[i], .out = chans[(i + 1) % RING]};
+        CHECK_EQ(cr_task_spawn(&all[i], &frame.task, sizeof(frame), &attr), 0);
+    }
+    CHECK_EQ(cr_chan_send(chans[0], &item), 0);
+    for (int i = 0; i < RING; i++)
+        CHECK(result_of(all[i]) > 0);
+    CHECK_EQ(cr_chan_recv(chans[0], &item), 0);
+    CHECK_EQ(item, RING * PINGS);
+    for (int i = 0; i < RING; i++)
+        CHECK_EQ(cr_chan_destroy(chans[i]), 0);
+}
+
+TEST_BOTH(values_go_round_among_tasks)
+{
+    run_ring(0);
+}
+
+TEST_BOTH(tasks_that_may_migrate_get_what_they_wait_for)
+{
+    run_ring(CR_MIGRATABLE);
+}
+
+/* ---- Misuse, and what is told ------------------------------------------------------------------------------- */
+
+static char told[4096];
+
+static void check_abort(void (*fn)(void), const char *part)
+{
+    int status = test_capture(fn, told, sizeof(told));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK_STR(told, "crore: ");
+    if (!strstr(told, part)) {
+        printf("# in: %s\n", told);
+        test_fail(__FILE__, __LINE__, part);
+    }
+}
+
+static void run_task(struct cr_task task)
+{
+    static struct shot frame;
+    frame.task = task;
+    struct cr_co *co;
+    SPAWN(co, frame);
+    result_of(co);
+}
+
+static void awaits_alone(void *unused)
+{
+    (void)unused;
+    struct sleeper frame = {.task = CR_TASK(sleeps)};
+    (void)!frame.task.at->next(&frame.task);
+}
+
+static void await_outside(void)
+{
+    (void)!cr_run(awaits_alone, NULL, NULL);
+}
+
+TEST(an_await_outside_of_a_task_is_named)
+{
+    check_abort(await_outside, "sleeps (../tests/task_test.c:");
+    CHECK_STR(told, "where no task runs");
+}
+
+static int calls_twice(struct cr_task *task)
+{
+    struct in_frame *me = (struct in_frame *)task;
+    static struct sleeper callee;
+    CR_TASK_BEGIN(task, calls_twice);
+    callee = (struct sleeper){.task = CR_TASK(sleeps)};
+    CR_AWAIT(me->r, cr_task_call(task, &callee.task));
+    CR_AWAIT(me->r, cr_task_call(task, &callee.task));
+    return 0;
+}
+
+static int only_waits(struct cr_task *task)
+{
+    (void)task;
+    return CR_WAITS;
+}
+
+static int ends_waiting(struct cr_task *task)
+{
+    return cr_task_yield(task) == CR_WAITS ? 0 : 1;
+}
+
+static int forgets(struct cr_task *task)
+{
+    struct by_hand *me = (struct by_hand *)task;
+    if (me->state == FIRST) {
+        me->state = SECOND;
+        return cr_task_sleep(task, cr_after(CR_MS));
+    }
+    return cr_task_sem_wait(task, &sem, CR_FOREVER);
+}
+
+static int awaits_for_another(struct cr_task *task)
+{
+    static struct sleeper another;
+    (void)task;
+    another = (struct sleeper){.task = CR_TASK(sleeps)};
+    return cr_task_yield(&another.task);
+}
+
+static void *awaits_in_bare(void *task)
+{
+    (void)!cr_task_yield(task);
+    return NULL;
+}
+
+static int awaits_inside(struct cr_task *task)
+{
+    struct cr_co *co;
+    void *value = task;
+    CHECK_EQ(cr_co_create(&co, awaits_in_bare, NULL), 0);
+    return cr_co_resume(co, &value);
+}
+
+#define MISUSE(fn)                                                  \
+    static void body_of_##fn(void *unused __attribute__((unused))) \
+    {                                                               \
+        run_task(CR_TASK(fn));                                      \
+    }                                                               \
+    static void run_##fn(void)                                      \
+    {                                                               \
+        (void)!cr_run(body_of_##fn, NULL, NULL);                    \
+    }
+MISUSE(calls_twice)
+MISUSE(only_waits)
+MISUSE(ends_waiting)
+MISUSE(forgets)
+MISUSE(awaits_for_another)
+MISUSE(awaits_inside)
+
+TEST(misuse_is_named)
+{
+    check_abort(run_calls_twice, "task sleeps was resumed after its end (it was last at ../tests/task_test.c:");
+    check_abort(run_only_waits, "task only_waits (../tests/task_test.c:");
+    CHECK_STR(told, "says that it waits, and awaits nothing");
+    check_abort(run_ends_waiting, "has ended while it waits");
+    check_abort(run_forgets, "did not call again what it awaits");
+    check_abort(run_awaits_for_another, "is not the task that runs: that is awaits_for_another");
+    check_abort(run_awaits_inside, "inside a bare coroutine");
+}
+
+struct deep {
+    struct cr_task task;
+    struct tree *unused;
+    struct inner {
+        struct cr_task task;
+        int r;
+    } inner;
+    int r;
+};
+
+static struct cr_sem never;
+static int backtrace_fd = -1;
+
+static int waits_inside(struct cr_task *task)
+{
+    struct inner *me = (struct inner *)task;
+    CR_TASK_BEGIN(task, waits_inside);
+    if (backtrace_fd >= 0)
+        CHECK_EQ(cr_task_backtrace(backtrace_fd), 0);
+    CR_AWAIT(me->r, cr_task_sem_wait(task, &never, CR_FOREVER));
+    return me->r;
+}
+
+static int calls_one_that_waits(struct cr_task *task)
+{
+    struct deep *me = (struct deep *)task;
+    CR_TASK_BEGIN(task, calls_one_that_waits);
+    me->inner = (struct inner){.task = CR_TASK(waits_inside)};
+    CR_AWAIT(me->r, cr_task_call(task, &me->inner.task));
+    return me->r;
+}
+
+static void spawns_those_that_wait(void *unused)
+{
+    (void)unused;
+    struct deep frame = {.task = CR_TASK(calls_one_that_waits)};
+    for (int i = 0; i < 5; i++)
+        GO(frame);
+}
+
+static void stay_for_ever(void)
+{
+    CHECK_EQ(cr_run(spawns_those_that_wait, NULL, NULL), -EDEADLK);
+}
+
+TEST(when_nothing_can_run_any_more_the_chain_of_awaits_is_told)
+{
+    CHECK_EQ(test_capture(stay_for_ever, told, sizeof(told)), 0);
+    CHECK_STR(told, "nothing can ever run again: 5 coroutines parked");
+    CHECK_STR(told, "5 in calls_one_that_waits wait for a semaphore");
+    CHECK_STR(told, "in waits_inside at ../tests/task_test.c:");
+    CHECK_STR(told, "from calls_one_that_waits at ../tests/task_test.c:");
+}
+
+TEST_BOTH(a_dump_shows_the_chain_of_awaits)
+{
+    int fds[2];
+    CHECK_EQ(pipe(fds), 0);
+    struct deep frame = {.task = CR_TASK(calls_one_that_waits)};
+    struct cr_co *all[20];
+    for (int i = 0; i < 20; i++)
+        SPAWN(all[i], frame);
+    CHECK_EQ(cr_sleep(5 * CR_MS), 0);
+    CHECK_EQ(cr_dump(fds[1]), 0);
+    ssize_t n = read(fds[0], told, sizeof(told) - 1);
+    CHECK(n > 0);
+    told[n] = '\0';
+    CHECK_STR(told, "20 in calls_one_that_waits wait for a semaphore");
+    CHECK_STR(told, "in waits_inside at ../tests/task_test.c:");
+    CHECK_STR(told, "from calls_one_that_waits at ../tests/task_test.c:");
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_cancel(all[i]), 0);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(result_of(all[i]), -ECANCELED);
+}
+
+TEST_CO(a_task_can_tell_where_it_is)
+{
+    int fds[2];
+    CHECK_EQ(pipe(fds), 0);
+    backtrace_fd = fds[1];
+    struct deep frame = {.task = CR_TASK(calls_one_that_waits)};
+    struct cr_co *co;
+    SPAWN(co, frame);
+    CHECK_EQ(cr_yield(), 0);
+    ssize_t n = read(fds[0], told, sizeof(told) - 1);
+    CHECK(n > 0);
+    told[n] = '\0';
+    CHECK_STR(told, "in waits_inside at ../tests/task_test.c:");
+    CHECK_STR(told, "from calls_one_that_waits at ../tests/task_test.c:");
+    CHECK_EQ(cr_cancel(co), 0);
+    CHECK_EQ(result_of(co), -ECANCELED);
+}
+
+static int spins(struct cr_task *task)
+{
+    (void)task;
+    spin(60 * CR_MS);
+    return 0;
+}
+
+static void is_slow(void *unused)
+{
+    (void)unused;
+    struct shot frame = {.task = CR_TASK(spins)};
+    GO(frame);
+}
+
+static void run_slow(void)
+{
+    CHECK_EQ(cr_run(is_slow, NULL, &(struct cr_config){.slow_ns = 20 * CR_MS}), 0);
+}
+
+TEST(a_task_that_runs_for_too_long_is_reported)
+{
+    CHECK_EQ(test_capture(run_slow, told, sizeof(told)), 0);
+    CHECK_STR(told, "in spins has run for");
+}
+
+/* Whoever finds always what it wants lets others run nevertheless. */
+static bool other_ran;
+
+static void runs(void *unused)
+{
+    (void)unused;
+    other_ran = true;
+}
+
+static int always_gets_it(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, always_gets_it);
+    CHECK_EQ(cr_go(runs, NULL), 0);
+    while (!other_ran) {
+        CR_AWAIT(me->r, cr_task_sem_wait(task, &sem, CR_FOREVER));
+        CHECK_EQ(cr_sem_post(&sem, 1), 0);
+    }
+    return 0;
+}
+
+TEST_CO(one_that_never_waits_lets_others_run)
+{
+    struct shot frame = {.task = CR_TASK(always_gets_it)};
+    struct cr_co *co;
+    post();
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), 0);
+}
+
+static void spawn_many(void *unused)
+{
+    (void)unused;
+    struct sleeper frame = {.task = CR_TASK(is_a_child), .deadline_ns = CR_FOREVER};
+    for (int i = 0; i < 1000; i++)
+        GO(frame);
+    CHECK_EQ(cr_sleep(5 * CR_MS), 0);
+    cr_shutdown();
+}
+
+TEST(shutting_down_ends_tasks)
+{
+    children_ended = 0;
+    CHECK_EQ(cr_run(spawn_many, NULL, NULL), 0);
+    CHECK_EQ(children_ended, 1000);
+    children_ended = 0;
+    CHECK_EQ(cr_run(spawn_many, NULL, &several), 0);
+    CHECK_EQ(children_ended, 1000);
+}
+
+/* ---- All at once -------------------------------------------------------------------------------------------- */
+
+enum { CROWD = 60, STEPS = 150, PERMITS = 5 };
+static struct cr_chan *crowd_chan;
+static struct cr_sem crowd_sem;
+static int64_t sent_in_crowd, received_in_crowd;
+
+struct member {
+    struct cr_task task;
+    uint32_t random;
+    int i, r, item;
+    bool holds;
+    struct cr_case cases[2];
+};
+
+static uint32_t random_of(struct member *me, uint32_t below)
+{
+    me->random = me->random * 1664525u + 1013904223u;
+    return (uint32_t)((uint64_t)me->random * below >> 32);
+}
+
+static int64_t soon(struct member *me)
+{
+    return random_of(me, 4) == 0 ? 0 : cr_after((int64_t)random_of(me, 300) * CR_US);
+}
+
+/* What it does is by chance; that sums agree in the end is not. A deadline may be made anew by each resume. */
+static int takes_part(struct cr_task *task)
+{
+    struct member *me = (struct member *)task;
+    CR_TASK_BEGIN(task, takes_part);
+    for (me->i = 0; me->i < STEPS; me->i++) {
+        switch (random_of(me, 6)) {
+        case 0:
+            CR_AWAIT(me->r, cr_task_chan_send(task, crowd_chan, &me->item, soon(me)));
+            if (me->r == 0)
+                __atomic_add_fetch(&sent_in_crowd, 1, __ATOMIC_RELAXED);
+            break;
+        case 1:
+            CR_AWAIT(me->r, cr_task_chan_recv(task, crowd_chan, &me->item, soon(me)));
+            if (me->r == 0)
+                __atomic_add_fetch(&received_in_crowd, 1, __ATOMIC_RELAXED);
+            break;
+        case 2:
+            me->item = 1;
+            me->cases[0] = (struct cr_case){.op = CR_RECV, .chan = crowd_chan, .item = &me->r};
+            me->cases[1] = (struct cr_case){.op = CR_SEND, .chan = crowd_chan, .item = &me->item};
+            CR_AWAIT(me->r, cr_task_select(task, me->cases, 2, soon(me)));
+            if (me->r >= 0)
+                __atomic_add_fetch(me->r == 0 ? &received_in_crowd : &sent_in_crowd, 1, __ATOMIC_RELAXED);
+            break;
+        case 3:
+            CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, soon(me)));
+            me->holds = me->r == 0;
+            CR_AWAIT(me->r, cr_task_yield(task));
+            if (me->holds)
+                CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+            break;
+        case 4:
+            CR_AWAIT(me->r, cr_task_sem_wait(task, &crowd_sem, soon(me)));
+            me->holds = me->r == 0;
+            CR_AWAIT(me->r, cr_task_sleep(task, soon(me)));
+            if (me->holds)
+                CHECK_EQ(cr_sem_post(&crowd_sem, 1), 0);
+            break;
+        default:
+            me->holds = random_of(me, 4) > 0;
+            CR_AWAIT(me->r, me->holds ? cr_task_rwlock_rdlock(task, &rwlock, soon(me)) : cr_task_rwlock_wrlock(task, &rwlock, soon(me)));
+            me->holds = me->r == 0;
+            CR_AWAIT(me->r, cr_task_yield(task));
+            if (me->holds)
+                CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+        }
+    }
+    return 0;
+}
+
+static void run_crowd(unsigned flags)
+{
+    struct cr_co *all[CROWD];
+    const struct cr_attr attr = {.flags = flags};
+    CHECK_EQ(cr_chan_create(&crowd_chan, sizeof(int), 2), 0);
+    crowd_sem = (struct cr_sem){.count = PERMITS};
+    sent_in_crowd = received_in_crowd = 0;
+    for (int i = 0; i < CROWD; i++) {
+        struct member frame = {.task = CR_TASK(takes_part), .random = (uint32_t)i * 7919u + 1};
+        CHECK_EQ(cr_task_spawn(&all[i], &frame.task, sizeof(frame), &attr), 0);
+    }
+    for (int i = 0; i < CROWD; i += 6) { /* at any time */
+        CHECK_EQ(cr_sleep(300 * CR_US), 0);
+        CHECK_EQ(cr_cancel(all[i]), 0);
+    }
+    for (int i = 0; i < CROWD; i++)
+        CHECK_EQ(result_of(all[i]), 0);
+    CHECK_EQ(sent_in_crowd, received_in_crowd + (int64_t)cr_chan_length(crowd_chan));
+    CHECK_EQ(crowd_sem.count, PERMITS);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_destroy(crowd_chan), 0);
+}
+
+TEST_BOTH(in_a_crowd_nothing_is_lost)
+{
+    run_crowd(0);
+}
+
+TEST_BOTH(nor_in_one_that_migrates)
+{
+    run_crowd(CR_MIGRATABLE);
+}
