@@ -131,9 +131,9 @@ void cr__ready_next(struct cr__worker *w, struct cr__record *record)
 
 /* ---- Switching ---------------------------------------------------------------------------------------------- */
 
-static void end_running(struct cr__worker *w, struct cr__record *me);
+static void end_running(struct cr__record *me);
 
-/* The first frame of every scheduled coroutine. */
+/* The first frame of every scheduled coroutine: small, since each that is parked has it. So what it calls at its end is not inlined. */
 __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_t note)
 {
     struct cr__record *me = arg;
@@ -142,9 +142,7 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     void **word = cr__co_word(&me->co), *user_arg = *word;
     *word = pool_of(cr__worker_here(), &me->co); /* where the stack comes from: it may end elsewhere */
     ((void (*)(void *))me->co.entry)(user_arg);
-    if (CR__UNLIKELY(!cr__worker_here()))
-        cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
-    end_running(cr__worker_here(), me);
+    end_running(me);
     __builtin_unreachable();
 }
 
@@ -522,8 +520,11 @@ static void give_up_record(struct cr__worker *w, struct cr__record *me)
         free_record(w, me);
 }
 
-static void end_running(struct cr__worker *w, struct cr__record *me)
+static CR__NOINLINE void end_running(struct cr__record *me)
 {
+    struct cr__worker *w = cr__worker_here();
+    if (CR__UNLIKELY(!w))
+        cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
     if (CR__UNLIKELY(me->co.cold != NULL)) {
         cr__co_cold_free(&me->co);
         w = cr__worker_here(); /* the user's destructors ran */
@@ -924,7 +925,7 @@ int cr_park_until(int64_t deadline_ns)
         cr__park_take_token(&me->word);
         return 0;
     }
-    return cr__wait_suspend(w, me, deadline_ns);
+    return cr__wait_suspend_here(w, me, deadline_ns); /* one frame less for each that is parked */
 }
 
 int cr_park(void)

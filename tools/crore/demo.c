@@ -34,6 +34,7 @@ static struct {
     const char *report, *json;
     int64_t parked;    /* coroutines instead of connections; 0: no */
     const char *stack; /* of theirs */
+    int no_freeze;
 } options = {.workers = 1, .duration_ns = 12 * CR_SEC, .size_bytes = 64, .rate = -1};
 #define MOST_RATE 25000
 
@@ -273,19 +274,20 @@ static void help(void)
            "Or, with --parked, no connections, but as many parked coroutines, each with 200 bytes of live locals;\n"
            "each is woken once, in random order, and its locals are verified. Prints times and bytes of each.\n\n"
            "  --parked N           up to %d\n"
-           "  --stack KIND         static, virtual (frozen while parked), shared or stackless (shared)\n"
+           "  --stack KIND         static (4 KiB), packed (static, 2 KiB), virtual, shared or stackless (shared)\n"
+           "  --no-freeze          virtual stacks stay as they are while they are parked\n"
            "  --json FILE\n\n"
            "Exit status: 0 if all connections were opened and held and every message came back right (every\n"
            "coroutine ended, and every local was right); 1 if not; 2 for bad usage.\n",
            MOST_CONNECTIONS, MOST_RATE, MOST_PARKED);
 }
 
-enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_WORKERS, OPT_REPORT, OPT_JSON, OPT_PARKED, OPT_STACK, OPT_HELP };
+enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_WORKERS, OPT_REPORT, OPT_JSON, OPT_PARKED, OPT_STACK, OPT_NO_FREEZE, OPT_HELP };
 
 static const struct option long_options[] = {
     {"connections", 1, NULL, OPT_CONNECTIONS}, {"duration", 1, NULL, OPT_DURATION}, {"rate", 1, NULL, OPT_RATE}, {"size", 1, NULL, OPT_SIZE},
     {"workers", 1, NULL, OPT_WORKERS},         {"report", 1, NULL, OPT_REPORT},     {"json", 1, NULL, OPT_JSON},         {"parked", 1, NULL, OPT_PARKED},
-    {"stack", 1, NULL, OPT_STACK},             {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
+    {"stack", 1, NULL, OPT_STACK},             {"no-freeze", 0, NULL, OPT_NO_FREEZE},    {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
 };
 
 static void take_options(int argc, char **argv)
@@ -304,6 +306,7 @@ static void take_options(int argc, char **argv)
         case OPT_REPORT: options.report = optarg; break;
         case OPT_JSON: options.json = optarg; break;
         case OPT_PARKED: options.parked = tool_number("--parked", optarg, 1, MOST_PARKED); break;
+        case OPT_NO_FREEZE: options.no_freeze = 1; break;
         case OPT_STACK: options.stack = optarg; break;
         case OPT_HELP: help(); exit(0);
         default: tool_fail("demo: '%s' is unknown or lacks its argument; 'crore demo --help' lists the options", argv[optind - 1]);
@@ -321,7 +324,7 @@ int demo_main(int argc, char **argv)
     struct server server = {0};
     take_options(argc, argv);
     if (options.parked)
-        return parked_run(options.parked, options.stack ? options.stack : "shared", options.json);
+        return parked_run(options.parked, options.stack ? options.stack : "shared", options.no_freeze ? -1 : 20 * CR_MS, options.json);
     int r = options.report ? report_prepare(options.report) : 0;
     if (r < 0)
         tool_fail("--report %s: %s", options.report, strerror(-r));

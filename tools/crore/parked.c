@@ -29,10 +29,10 @@
 #define SPAWN_BATCH 1000
 #define WAKE_BATCH 256
 #define LIVE_NS (CR_SEC / 4)
-#define FREEZE_AFTER_NS (20 * CR_MS)
 #define SETTLE_NS (300 * CR_SEC) /* for the last ones to be frozen, at most */
 #define STACK_BYTES 65536        /* of addresses: what is touched counts */
 #define STATIC_BYTES 4096
+#define PACKED_BYTES 2048
 
 static struct {
     int64_t count;
@@ -331,26 +331,29 @@ static void write_json(const char *path)
         fclose(file);
 }
 
-static void choose_kind(const char *kind)
+static void choose_kind(const char *kind, bool frozen)
 {
     parked.kind = kind;
     parked.attr = (struct cr_attr){.flags = CR_FPU_SHARED, .stack_size_bytes = STACK_BYTES};
     if (strcmp(kind, "static") == 0) {
         parked.attr.stack = CR_STACK_STATIC;
         parked.attr.stack_size_bytes = STATIC_BYTES;
+    } else if (strcmp(kind, "packed") == 0) {
+        parked.attr.stack = CR_STACK_STATIC;
+        parked.attr.stack_size_bytes = PACKED_BYTES;
     } else if (strcmp(kind, "virtual") == 0) {
         parked.attr.stack = CR_STACK_VIRTUAL;
-        parked.frozen = true;
+        parked.frozen = frozen;
     } else if (strcmp(kind, "shared") == 0) {
         parked.attr.stack = CR_STACK_SHARED;
     } else if (strcmp(kind, "stackless") != 0 || !WITH_TASKS) {
-        tool_fail("demo: --stack: '%s' is not static, virtual%s", kind, WITH_TASKS ? ", shared or stackless" : " or shared");
+        tool_fail("demo: --stack: '%s' is not static, packed, virtual%s", kind, WITH_TASKS ? ", shared or stackless" : " or shared");
     }
 }
 
-int parked_run(int64_t count, const char *kind, const char *json)
+int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, const char *json)
 {
-    choose_kind(kind);
+    choose_kind(kind, freeze_after_ns >= 0);
     parked.count = count;
     parked.live = isatty(STDOUT_FILENO);
     parked.handles = mmap(NULL, (size_t)count * sizeof(*parked.handles), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -358,7 +361,7 @@ int parked_run(int64_t count, const char *kind, const char *json)
         tool_fail("demo: no memory for %lld handles", (long long)count);
     printf("crore demo: %lld coroutines, %s, %d bytes of live locals each, on one worker\n", (long long)count, kind, LOCALS_WORDS * 8);
     fflush(stdout);
-    int r = cr_run(run_all, NULL, &(struct cr_config){.workers = 1, .freeze_after_ns = FREEZE_AFTER_NS});
+    int r = cr_run(run_all, NULL, &(struct cr_config){.workers = 1, .freeze_after_ns = freeze_after_ns});
     if (r < 0)
         tool_fail("demo: %s", strerror(-r));
     bool good = parked.failed_with == 0 && parked.wrong == 0 && parked.good == count;

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* kind: "static", "virtual", "shared" or "stackless". json: a file for the figures; NULL: none. Returns the exit status. */
-int parked_run(int64_t count, const char *kind, const char *json);
+/* kind: "static", "packed", "virtual", "shared" or "stackless"; freeze_after_ns: of struct cr_config. json: a file for the figures; NULL: none. Returns the exit status. */
+int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, const char *json);
 
 #endif
