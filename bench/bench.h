@@ -42,6 +42,21 @@ static inline uint64_t bench_random(void)
     return state;
 }
 
+/* What the process has: resident memory and page tables. */
+static inline double bench_memory_bytes(void)
+{
+    long long kib, sum = 0;
+    char line[256];
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "VmRSS: %lld", &kib) == 1 || sscanf(line, "VmPTE: %lld", &kib) == 1)
+            sum += kib;
+    }
+    if (file)
+        fclose(file);
+    return (double)sum * 1024;
+}
+
 /* Ends the program: a benchmark whose calls fail has nothing to say. */
 static inline void bench_need(int good, const char *what)
 {
@@ -89,6 +104,13 @@ static inline void bench_shares(const char *name, int64_t took_ns, const int64_t
     }
     printf("%s %.4f\n", name, (double)took_ns / (double)sum);
     printf("%s-share %.4f\n", name, (double)least * count / (double)sum);
+}
+
+/* The number with which a case's name ends. */
+static inline int bench_count(const char *name)
+{
+    const char *dash = strrchr(name, '-');
+    return dash ? atoi(dash + 1) : 0;
 }
 
 struct bench_case {

@@ -64,7 +64,7 @@ def print_table(rows):
 def aim_cell(aim):
     if not aim:
         return "-"
-    return f"{'ours ' if aim['of'] == OURS else ''}{aim['least']:g}{', missed' if aim['reached'] is False else ''}"
+    return f"{'ours ' if aim['of'] == OURS else ''}{aim['least']:.4g}{', missed' if aim['reached'] is False else ''}"
 
 
 def cells(results, show):

@@ -187,6 +187,53 @@ func cutNumber(name string) (string, int) {
 	return name[:at], number
 }
 
+// Resident memory and page tables.
+func memory() float64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		log.Fatal(err)
+	}
+	sum := 0
+	for _, line := range strings.Split(string(status), "\n") {
+		if strings.HasPrefix(line, "VmRSS:") || strings.HasPrefix(line, "VmPTE:") {
+			kib, _ := strconv.Atoi(strings.Fields(line)[1])
+			sum += kib
+		}
+	}
+	return float64(sum) * 1024
+}
+
+//go:noinline
+func look(locals *[200]byte, n byte) {
+	for i := range locals {
+		locals[i] += n
+	}
+}
+
+// Parked at a channel, with 200 bytes of live locals.
+func parked(name string, count int) {
+	never := make(chan bool)
+	running = 0
+	before := memory()
+	for i := 0; i < count; i++ {
+		n := byte(i)
+		go func() {
+			var locals [200]byte
+			look(&locals, n)
+			running++
+			<-never
+			look(&locals, n)
+		}()
+		if i%goroutines == 0 {
+			runtime.Gosched()
+		}
+	}
+	for running < count {
+		runtime.Gosched()
+	}
+	fmt.Printf("%s %.4f\n", name, (memory()-before)/float64(count))
+}
+
 func runOne(name string, span time.Duration) {
 	base, count := cutNumber(name)
 	switch base {
@@ -198,6 +245,8 @@ func runOne(name string, span time.Duration) {
 		batches(name, span, spawnInBatches, spawns)
 	case "sleepers":
 		sleepers(name, span, count)
+	case "parked":
+		parked(name, count)
 	default:
 		log.Fatal("unknown case ", name)
 	}

@@ -104,10 +104,41 @@ static void run_channel(const char *name, int milliseconds)
     bench_batches(name, milliseconds, ping_pong, 2.0 * ROUND_TRIPS);
 }
 
+/* Parked at a condition, with 200 bytes of live locals. */
+enum { LOCALS_BYTES = 200, PARKED_STACK_BYTES = 16384 };
+
+static void run_parked(const char *name, int)
+{
+    static fibers::pooled_fixedsize_stack stacks(PARKED_STACK_BYTES, 1024, 65536);
+    static fibers::mutex lock;
+    static fibers::condition_variable never;
+    static int parked;
+    int count = bench_count(name);
+    double before = bench_memory_bytes();
+    for (int i = 0; i < count; i++) {
+        fibers::fiber(std::allocator_arg, stacks, [i] {
+            char locals[LOCALS_BYTES];
+            memset(locals, i, sizeof locals);
+            std::unique_lock<fibers::mutex> held(lock);
+            parked++;
+            __asm__ volatile("" : : "r"(locals) : "memory");
+            never.wait(held);
+            __asm__ volatile("" : : "r"(locals) : "memory");
+        }).detach();
+        if (i % FIBERS == 0)
+            boost::this_fiber::yield();
+    }
+    while (parked < count)
+        boost::this_fiber::yield();
+    printf("%s %.4f\n", name, (bench_memory_bytes() - before) / count);
+    fflush(stdout);
+    _Exit(0);
+}
+
 int main(int argc, char **argv)
 {
     static const bench_case cases[] = {{"switch", run_switch},     {"yield", run_yield},
                                        {"spawn-one", run_one},     {"spawn-batch", run_batch},
-                                       {"channel-1", run_channel}, {nullptr, nullptr}};
+                                       {"channel-1", run_channel}, {"parked-100000", run_parked}, {"parked-1000000", run_parked}, {nullptr, nullptr}};
     return bench_main(argc, argv, cases);
 }

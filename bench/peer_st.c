@@ -87,9 +87,41 @@ static void run_batch(const char *name, int milliseconds)
     bench_batches(name, milliseconds, spawn_in_batches, SPAWNS);
 }
 
+/* Parked at a condition, with 200 bytes of live locals. */
+enum { LOCALS_BYTES = 200, PARKED_STACK_BYTES = 16384 };
+
+static void *park(void *unused)
+{
+    char locals[LOCALS_BYTES];
+    memset(locals, running, sizeof locals);
+    running++;
+    __asm__ volatile("" : : "r"(locals) : "memory");
+    st_cond_wait(done);
+    __asm__ volatile("" : : "r"(locals) : "memory");
+    return unused;
+}
+
+static void run_parked(const char *name, int milliseconds)
+{
+    (void)milliseconds;
+    int count = bench_count(name);
+    bench_need(st_init() == 0, "st_init");
+    done = st_cond_new();
+    double before = bench_memory_bytes();
+    for (int i = 0; i < count; i++) {
+        bench_need(st_thread_create(park, NULL, 0, PARKED_STACK_BYTES) != NULL, "st_thread_create");
+        if (i % THREADS == 0)
+            st_usleep(0);
+    }
+    while (running < count)
+        st_usleep(0);
+    printf("%s %.4f\n", name, (bench_memory_bytes() - before) / count);
+}
+
 int main(int argc, char **argv)
 {
     static const struct bench_case cases[] = {
-        {"yield", run_yield}, {"spawn-one", run_one}, {"spawn-batch", run_batch}, {NULL, NULL}};
+        {"yield", run_yield}, {"spawn-one", run_one}, {"spawn-batch", run_batch},
+        {"parked-100000", run_parked}, {"parked-1000000", run_parked}, {NULL, NULL}};
     return bench_main(argc, argv, cases);
 }

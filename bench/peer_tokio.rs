@@ -256,6 +256,39 @@ fn sleepers(rt: &Runtime, name: &str) {
     println!("{} {:.4}", name, (cpu_ns() - cpu) as f64 / NS_PER_MS);
 }
 
+/// Resident memory and page tables.
+fn memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let lines = status.lines().filter(|line| line.starts_with("VmRSS:") || line.starts_with("VmPTE:"));
+    1024.0 * lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()).sum::<f64>()
+}
+
+/// Parked for ever, with 200 bytes of live locals, or none; on one worker.
+fn parked(name: &str, count: usize, locals_bytes: usize) {
+    let before = memory();
+    let rt = runtime(1);
+    rt.block_on(async {
+        for i in 0..count {
+            if locals_bytes > 0 {
+                tokio::spawn(async move {
+                    let mut locals = [i as u8; 200];
+                    std::hint::black_box(&mut locals);
+                    std::future::pending::<()>().await;
+                    std::hint::black_box(&mut locals);
+                });
+            } else {
+                tokio::spawn(std::future::pending::<()>());
+            }
+            if i % 1000 == 999 {
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::task::yield_now().await;
+        println!("{} {:.4}", name, (memory() - before) / count as f64);
+    });
+    std::process::exit(0);
+}
+
 fn listen(port: u16) -> std::io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -318,6 +351,10 @@ fn run_arguments(name: &str, number: &str) -> Option<()> {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match &arguments[..] {
+        [name, _] if name.starts_with("parked-") => {
+            parked(name, name.rsplit_once('-').unwrap().1.parse().expect("a number"), if name.contains("bare") { 0 } else { 200 });
+            Some(())
+        }
         [name, number] => run_arguments(name, number),
         _ => None,
     };

@@ -40,6 +40,7 @@ WAITS = {
     "CR__WAIT_SELECT": "one of several channels",
     "CR__WAIT_BROADCAST": "a broadcast",
     "CR__WAIT_SCOPE": "the coroutines of its scope",
+    "CR__WAIT_UNPARK": "being unparked",
     "CR__WAIT_BLOCKING": "a blocking call on another thread",
     "CR__WAIT_SIGNAL": "a signal",
     "CR__WAIT_CHILD": "the end of a child process",

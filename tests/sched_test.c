@@ -52,6 +52,8 @@ TEST(outside_a_coroutine_calls_are_refused)
     CHECK_EQ(cr_join(co), -EPERM);
     CHECK_EQ(cr_detach(co), -EPERM);
     CHECK_EQ(cr_cancel(co), -EPERM);
+    CHECK_EQ(cr_park(), -EPERM);
+    CHECK_EQ(cr_unpark(co), -EPERM);
     CHECK_EQ(cr_shutdown(), -EPERM);
     CHECK_EQ(cr_dial(&conn, "tcp://127.0.0.1:1", NULL), -EPERM);
     CHECK_EQ(cr_listen(&l, "tcp://127.0.0.1:0", NULL), -EPERM);
@@ -629,6 +631,84 @@ TEST(an_overflow_names_the_coroutine_its_stack_and_the_call)
     CHECK_STR(text, "dig+0x");
     CHECK_STR(text, "overflows+0x");
 #endif
+}
+
+static int parked_rounds;
+
+static void parks_often(void *rounds)
+{
+    for (int i = 0; i < (int)(intptr_t)rounds; i++) {
+        CHECK_EQ(cr_park(), 0);
+        parked_rounds++;
+    }
+}
+
+TEST_CO(what_parks_goes_on_when_it_is_unparked)
+{
+    struct cr_co *co;
+    parked_rounds = 0;
+    CHECK_EQ(cr_spawn(&co, parks_often, (void *)2, NULL), 0);
+    cr_yield();
+    CHECK_EQ(parked_rounds, 0);
+    CHECK_EQ(cr_unpark(co), 0);
+    cr_yield();
+    CHECK_EQ(parked_rounds, 1);
+    CHECK_EQ(cr_unpark(co), 0);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK_EQ(parked_rounds, 2);
+}
+
+TEST_CO(an_unpark_before_the_park_is_not_lost_and_several_count_as_one)
+{
+    struct cr_co *co;
+    parked_rounds = 0;
+    CHECK_EQ(cr_spawn(&co, parks_often, (void *)2, NULL), 0);
+    CHECK_EQ(cr_unpark(co), 0); /* it has not even begun */
+    CHECK_EQ(cr_unpark(co), 0);
+    cr_yield();
+    CHECK_EQ(parked_rounds, 1);
+    CHECK_EQ(cr_unpark(co), 0);
+    CHECK_EQ(cr_join(co), 0);
+}
+
+static void parks_and_sleeps(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_park_until(cr_after(2 * CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_park_until(0), -ETIMEDOUT);
+    CHECK_EQ(cr_sleep(5 * CR_MS), 0); /* an unpark ends no other wait, */
+    CHECK_EQ(cr_park_until(0), 0);    /* and is there afterwards */
+    CHECK_EQ(cr_park(), -ECANCELED);
+}
+
+TEST_CO(a_park_ends_by_its_deadline_and_by_cancellation_and_other_waits_not_by_an_unpark)
+{
+    struct cr_co *co;
+    CHECK_EQ(cr_spawn(&co, parks_and_sleeps, NULL, NULL), 0);
+    CHECK_EQ(cr_sleep(4 * CR_MS), 0);
+    CHECK_EQ(cr_unpark(co), 0);
+    CHECK_EQ(cr_sleep(8 * CR_MS), 0);
+    CHECK_EQ(cr_cancel(co), 0);
+    cr_yield();
+    CHECK_EQ(cr_unpark(co), 0); /* it has ended */
+    CHECK_EQ(cr_join(co), 0);
+}
+
+TEST_CO(many_are_unparked_at_once)
+{
+    enum { MANY = 100 };
+    struct cr_co *cos[MANY];
+    parked_rounds = 0;
+    for (int i = 0; i < MANY; i++) {
+        struct cr_attr attr = {.stack = i % 2 ? CR_STACK_SHARED : CR_STACK_STATIC};
+        CHECK_EQ(cr_spawn(&cos[i], parks_often, (void *)1, &attr), 0);
+    }
+    cr_yield();
+    CHECK_EQ(cr_unpark_many(cos, 0), 0);
+    CHECK_EQ(cr_unpark_many(cos, MANY), 0);
+    for (int i = 0; i < MANY; i++)
+        CHECK_EQ(cr_join(cos[i]), 0);
+    CHECK_EQ(parked_rounds, MANY);
 }
 
 static void keeps_rounding(void *unused)

@@ -494,3 +494,46 @@ TEST_SEVERAL(what_a_coroutine_has_waited_for_may_be_gone_when_it_goes_on)
     while (counter == 0)
         CHECK_EQ(cr_sleep(CR_MS), 0);
 }
+
+/* ---- Parking and unparking across workers ---- */
+
+enum { HANDOVERS = 20000 };
+static _Atomic int handed;
+
+static void takes_handovers(void *unused)
+{
+    (void)unused;
+    for (int seen = 0; seen < HANDOVERS;) {
+        int now = atomic_exchange(&handed, 0);
+        seen += now;
+        if (now == 0)
+            CHECK_EQ(cr_park(), 0);
+    }
+}
+
+static void hands_over(void *taker)
+{
+    for (int i = 0; i < HANDOVERS / 2; i++) {
+        atomic_fetch_add(&handed, 1);
+        CHECK_EQ(cr_unpark(taker), 0);
+        if (i % 64 == 0)
+            cr_yield();
+    }
+}
+
+static void race_unparks(unsigned flags)
+{
+    struct cr_co *taker, *givers[2];
+    CHECK_EQ(cr_spawn_on(&taker, 0, takes_handovers, NULL, &(struct cr_attr){.flags = flags}), 0);
+    CHECK_EQ(cr_spawn_on(&givers[0], 1, hands_over, taker, NULL), 0);
+    CHECK_EQ(cr_spawn_on(&givers[1], 2, hands_over, taker, NULL), 0);
+    CHECK_EQ(cr_join(givers[0]), 0);
+    CHECK_EQ(cr_join(givers[1]), 0);
+    CHECK_EQ(cr_join(taker), 0);
+}
+
+TEST_SEVERAL(no_unpark_is_lost_between_workers)
+{
+    race_unparks(0);
+    race_unparks(CR_MIGRATABLE);
+}

@@ -134,6 +134,17 @@ CR_API int cr_yield(void);
 CR_API int cr_sleep(int64_t duration_ns);
 CR_API int cr_sleep_until(int64_t deadline_ns);
 
+/* Waits until another one calls cr_unpark for the running coroutine. One such call that comes earlier is not lost: the next cr_park returns at once, once
+ * (several count as one). Needs no memory. Suspends. Return 0; -ETIMEDOUT; -ECANCELED; -EPERM. */
+CR_API CR_CHECKED int cr_park(void);
+CR_API CR_CHECKED int cr_park_until(int64_t deadline_ns);
+
+/* Ends co's cr_park, or its next one. Needs a handle. Returns 0, also if it had ended; -EPERM. Does not suspend; from coroutines of co's runtime.
+ * _many: the same for several, whose memory it fetches ahead: when many have been parked for long, a wake costs a fraction of what it does one by one.
+ * From some dozens to some hundreds at a time are best, and then a cr_yield, which runs them. -EPERM: of at least one; the others are done. */
+CR_API int cr_unpark(struct cr_co *co);
+CR_API int cr_unpark_many(struct cr_co *const *cos, size_t count);
+
 /* Runs fn(arg) on another thread while the coroutine waits: for calls that block the thread (getaddrinfo, fsync, a C library), which would
  * hold up all coroutines of the worker. Such threads are the runtime's, up to max_blocking_threads of its configuration; beyond that calls wait for one,
  * first come, first served. What fn finds out it writes to *arg, which may lie on the caller's stack: once fn has begun, the call returns
@@ -189,6 +200,8 @@ struct cr_mem_stats {
     uint64_t hugetlb_bytes;     /* and for which it has given some of its pool (hugetlb) */
     uint64_t page_tables_bytes; /* of the whole process, as the kernel says; 0: it does not */
     uint64_t kernel_calls;  /* mmap, munmap, mprotect and madvise made so far */
+    uint64_t frozen;        /* virtual stacks, so far: how often one was frozen, */
+    uint64_t thawed, touched; /* thawed for its coroutine to go on, and by another one's touch */
 };
 CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
 

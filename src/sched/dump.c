@@ -141,7 +141,7 @@ static void look(struct part *part, const struct item *item)
     enum cr__wait_state state = word & CR__STATE;
     if (state == CR__FREE)
         return; /* it has ended: not live */
-    bool here = word / CR__WORKER == part->worker->index;
+    bool here = cr__park_worker_in(word) == part->worker->index;
     if (here && (word & CR__LEFT) && hold(record))
         look_at_held(part, record);
     else if (here && state >= CR__WAITING && !(word & CR__LEFT))
@@ -230,7 +230,7 @@ static void visit(struct part *part, struct cr__record *record)
     unsigned mode = __atomic_load_n(&record->co.mode, __ATOMIC_ACQUIRE), flags = mode >> 8;
     uint32_t word = atomic_load_explicit(&record->word, memory_order_relaxed);
     enum cr__wait_state state = word & CR__STATE;
-    unsigned index = word / CR__WORKER;
+    unsigned index = cr__park_worker_in(word);
     if (state == CR__FREE)
         return;
     struct item item = {.record = record, .entry = record->co.entry, .id = record->co.id};

@@ -15,7 +15,7 @@
 static bool is_idle(const struct cr__worker *w, const struct cr__record *record, uint32_t *idle_units)
 {
     uint32_t word = atomic_load_explicit(&record->word, memory_order_relaxed);
-    if ((word & CR__STATE) != CR__WAITING || word / CR__WORKER != w->index || cr__park_kind(word) == CR__WAIT_BLOCKING)
+    if ((word & CR__STATE) != CR__WAITING || cr__park_worker_in(word) != w->index || cr__park_kind(word) == CR__WAIT_BLOCKING)
         return false;
     *idle_units = (uint32_t)((uint64_t)w->now_ns >> CR__SINCE_SHIFT) - record->since;
     return record->co.below == &record->co && !(cr__co_flags(&record->co) & (CR_MIGRATABLE | CR__CO_AWAY));

@@ -142,5 +142,8 @@ void cr_mem_stats_get(struct cr_mem_stats *out)
         .hugetlb_bytes = cr__mem_pages_bytes(CR__PAGES_HUGETLB),
         .page_tables_bytes = cr__os_page_tables_bytes(),
         .kernel_calls = cr__mem_kernel_calls(),
+        .frozen = atomic_load_explicit(&cr__freeze_counts.frozen, memory_order_relaxed),
+        .thawed = atomic_load_explicit(&cr__freeze_counts.resumed, memory_order_relaxed),
+        .touched = atomic_load_explicit(&cr__freeze_counts.touched, memory_order_relaxed),
     };
 }

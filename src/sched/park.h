@@ -47,7 +47,8 @@ enum cr__park_flag {
     CR__PINNED = 1u << 10,      /* of one that waits: somebody reads what it waits for; it is not to be woken just now */
     CR__KIND = 1u << 11,        /* times what it waits for: five bits */
     CR__KINDS = 31 * CR__KIND,
-    CR__WORKER = 1u << 16,      /* times the index of the worker that it is on: the upper half */
+    CR__WORKER = 1u << 16,      /* times the index of the worker that it is on: the upper half but for the highest bit, */
+    CR__TOKEN = 1u << 31,       /* which says that somebody has unparked it before it parked (cr_unpark) */
 };
 
 typedef _Atomic uint32_t cr__park_word;
@@ -158,17 +159,51 @@ static inline bool cr__park_second(cr__park_word *word, uint32_t flag)
     return (atomic_fetch_or_explicit(word, flag, memory_order_acq_rel) & other) != 0;
 }
 
+/* By whoever wakes one from cr_park: claims that wait and returns true, as claim does, or leaves a token for the next one. */
+static inline bool cr__park_unpark(cr__park_word *word, unsigned kind, bool alone)
+{
+    uint32_t old = atomic_load_explicit(word, memory_order_relaxed), new;
+    bool waits;
+    do {
+        while (CR__UNLIKELY(old & CR__PINNED)) {
+            cr__spin_hint();
+            old = atomic_load_explicit(word, memory_order_relaxed);
+        }
+        waits = (old & (CR__STATE | CR__KINDS)) == (CR__WAITING | kind * CR__KIND);
+        new = waits ? (old & ~CR__STATE) | CR__WOKEN : old | CR__TOKEN;
+        if (alone) {
+            atomic_store_explicit(word, new, memory_order_relaxed);
+            return waits;
+        }
+        /* acquire: see begin. Release: who takes the token sees what was done before it was left; pairs with the acquire in take_token */
+    } while (!atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_acq_rel, memory_order_relaxed));
+    return waits;
+}
+
+/* By the coroutine itself: whether there was a token. */
+static inline bool cr__park_take_token(cr__park_word *word)
+{
+    if (CR__LIKELY(!(atomic_load_explicit(word, memory_order_relaxed) & CR__TOKEN)))
+        return false;
+    return (atomic_fetch_and_explicit(word, ~(uint32_t)CR__TOKEN, memory_order_acquire) & CR__TOKEN) != 0;
+}
+
 /* Which worker it is on. What has not started is on the one that spawned it, or onto which it was. */
+static inline unsigned cr__park_worker_in(uint32_t value)
+{
+    return (value & ~(uint32_t)CR__TOKEN) / CR__WORKER;
+}
+
 static inline unsigned cr__park_worker(const cr__park_word *word)
 {
-    return atomic_load_explicit(word, memory_order_relaxed) / CR__WORKER;
+    return cr__park_worker_in(atomic_load_explicit(word, memory_order_relaxed));
 }
 
 /* By that worker. */
 static inline void cr__park_worker_set(cr__park_word *word, unsigned index)
 {
     uint32_t old = atomic_load_explicit(word, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(word, &old, old % CR__WORKER + index * CR__WORKER, memory_order_relaxed,
+    while (!atomic_compare_exchange_weak_explicit(word, &old, (old & (CR__TOKEN | (CR__WORKER - 1))) + index * CR__WORKER, memory_order_relaxed,
                                                   memory_order_relaxed))
         ;
 }

@@ -39,6 +39,7 @@ static const char *const wait_names[CR__WAIT_KINDS] = {
     [CR__WAIT_SIGNAL] = "a signal",
     [CR__WAIT_CHILD] = "the end of a child process",
     [CR__WAIT_EVENT] = "an event",
+    [CR__WAIT_UNPARK] = "being unparked",
 };
 
 /* ---- Writing ------------------------------------------------------------------------------------------------ */

@@ -9,6 +9,7 @@
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
 #define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
+#define RECORDS_AHEAD 12 /* misses that a processor has under way at once, about */
 #define OTHERS_TURN 16  /* after so many in a row it is the turn of what would else wait: the ring behind the list, the list behind what is fresh */
 #define AGED 8          /* every few milliseconds, so many of the oldest in the ring get into the list */
 #define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
@@ -139,9 +140,9 @@ void cr__ready_next(struct cr__worker *w, struct cr__record *record)
 
 /* ---- Switching ---------------------------------------------------------------------------------------------- */
 
-static void end_running(struct cr__worker *w, struct cr__record *me);
+static void end_running(struct cr__record *me);
 
-/* The first frame of every scheduled coroutine. */
+/* The first frame of every scheduled coroutine: small, since each that is parked has it. So what it calls at its end is not inlined. */
 __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_t note)
 {
     struct cr__record *me = arg;
@@ -150,9 +151,7 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     void **word = cr__co_word(&me->co), *user_arg = *word;
     *word = pool_of(cr__worker_here(), &me->co); /* where the stack comes from: it may end elsewhere */
     ((void (*)(void *))me->co.entry)(user_arg);
-    if (CR__UNLIKELY(!cr__worker_here()))
-        cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
-    end_running(cr__worker_here(), me);
+    end_running(me);
     __builtin_unreachable();
 }
 
@@ -221,10 +220,21 @@ static struct cr__record *leave_to_loop(struct cr__worker *w, struct cr_co *task
     return NULL;
 }
 
+static inline void prefetch_stack(const struct cr_co *co)
+{
+    for (int i = 0; i < PARKED_LINES; i++)
+        __builtin_prefetch((char *)co->sp + i * CR__CACHE_LINE);
+}
+
+static inline void prefetch_image(const struct cr_co *co)
+{
+    if (cr__co_kind(co) == CR_STACK_SHARED)
+        cr__shared_prefetch(co);
+}
+
 static inline void prefetch_away(const struct cr_co *after)
 {
-    if (cr__co_kind(after) == CR_STACK_SHARED)
-        cr__shared_prefetch(after);
+    prefetch_image(after);
     __builtin_prefetch(after->next);
 }
 
@@ -562,8 +572,11 @@ void cr__task_end(struct cr__worker *w, struct cr__record *me)
     give_up_record(w, me);
 }
 
-static void end_running(struct cr__worker *w, struct cr__record *me)
+static CR__NOINLINE void end_running(struct cr__record *me)
 {
+    struct cr__worker *w = cr__worker_here();
+    if (CR__UNLIKELY(!w))
+        cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
     if (CR__UNLIKELY(me->co.cold != NULL)) {
         cr__co_cold_free(&me->co);
         w = cr__worker_here(); /* the user's destructors ran */
@@ -1051,6 +1064,77 @@ int cr_sleep_until(int64_t deadline_ns)
 int cr_sleep(int64_t duration_ns)
 {
     return cr_sleep_until(cr_after(duration_ns));
+}
+
+int cr_park_until(int64_t deadline_ns)
+{
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    if (CR__UNLIKELY(!me))
+        return -EPERM;
+    if (cr__park_take_token(&me->word)) {
+        cr__breathe(w);
+        return 0;
+    }
+    int r = cr__wait_begin(w, me, CR__WAIT_UNPARK, NULL, deadline_ns);
+    if (r < 0) {
+        cr__breathe(w);
+        return r;
+    }
+    /* A token that was left since then; a later unpark claims the wait. */
+    if (CR__UNLIKELY(atomic_load_explicit(&me->word, memory_order_relaxed) & CR__TOKEN) && cr__park_abandon(&me->word, w->alone)) {
+        me->co.sched_wait = CR__WAIT_NONE;
+        cr__park_take_token(&me->word);
+        return 0;
+    }
+    return cr__wait_suspend_here(w, me, deadline_ns); /* one frame less for each that is parked */
+}
+
+int cr_park(void)
+{
+    return cr_park_until(CR_FOREVER);
+}
+
+static int unpark(struct cr__worker *w, struct cr__record *target)
+{
+    cr__park_lock(&target->word, w->alone);
+    bool held = cr__park_held(&target->word);
+    if (held && !ended(target) && cr__park_unpark(&target->word, CR__WAIT_UNPARK, w->alone))
+        cr__ready(w, target);
+    cr__park_unlock(&target->word, 0, w->alone);
+    return held ? 0 : -EPERM;
+}
+
+int cr_unpark(struct cr_co *co)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w || !co)
+        return -EPERM;
+    return unpark(w, cr__record_of(co));
+}
+
+/* Two misses after another lie between a handle and the first line that its coroutine needs: the record, then the image or stack that it names. Each is fetched
+ * for several at once. */
+int cr_unpark_many(struct cr_co *const *cos, size_t count)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (!w)
+        return -EPERM;
+    int result = 0;
+    for (size_t i = 0; i < count + RECORDS_AHEAD; i++) {
+        if (i < count) {
+            __builtin_prefetch(&cr__record_of(cos[i])->co, 1);
+            __builtin_prefetch(&cr__record_of(cos[i])->word, 1);
+        }
+        if (i < RECORDS_AHEAD)
+            continue;
+        struct cr_co *co = cos[i - RECORDS_AHEAD];
+        if (cr__park_worker(&cr__record_of(co)->word) == w->index && cr__co_started(co)) /* another worker may move its own just now */
+            (cr__co_in_place(co) ? prefetch_stack : prefetch_image)(co);
+        if (unpark(w, cr__record_of(co)) < 0)
+            result = -EPERM;
+    }
+    return result;
 }
 
 int64_t cr_now(void)

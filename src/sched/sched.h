@@ -73,6 +73,7 @@ enum cr__wait_kind {
     CR__WAIT_SIGNAL,
     CR__WAIT_CHILD,
     CR__WAIT_EVENT,
+    CR__WAIT_UNPARK,
     CR__WAIT_KINDS
 };
 

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "parked.h"
 #include "report.h"
 #include "swarm.h"
 #include "tool.h"
@@ -21,6 +22,7 @@
 #include <crore/rt.h>
 
 #define MOST_CONNECTIONS 100000
+#define MOST_PARKED 100000000
 #define OTHER_FILES 100 /* open files that are not connections, generously */
 #define KERNEL_BYTES_PER_PAIR 24576 /* both ends: about 5 KB of kernel slab each, and a page of stack each with its page table */
 
@@ -30,6 +32,9 @@ static struct {
     int64_t rate; /* -1: each connection once a second, at most MOST_RATE together */
     unsigned workers; /* of each side; 1: each on a processor of its own */
     const char *report, *json;
+    int64_t parked;    /* coroutines instead of connections; 0: no */
+    const char *stack; /* of theirs */
+    int no_freeze;
 } options = {.workers = 1, .duration_ns = 12 * CR_SEC, .size_bytes = 64, .rate = -1};
 #define MOST_RATE 25000
 
@@ -266,16 +271,23 @@ static void help(void)
            "  --report DIR         writes DIR/index.html, with plots\n"
            "  --json FILE          writes the figures\n"
            "  --help\n\n"
-           "Exit status: 0 if all connections were opened and held and every message came back right; 1 if not;\n"
-           "2 for bad usage.\n",
-           MOST_CONNECTIONS, MOST_RATE);
+           "Or, with --parked, no connections, but as many parked coroutines, each with 200 bytes of live locals;\n"
+           "each is woken once, in random order, and its locals are verified. Prints times and bytes of each.\n\n"
+           "  --parked N           up to %d\n"
+           "  --stack KIND         static (4 KiB), packed (static, 2 KiB), virtual, shared or stackless (shared)\n"
+           "  --no-freeze          virtual stacks stay as they are while they are parked\n"
+           "  --json FILE\n\n"
+           "Exit status: 0 if all connections were opened and held and every message came back right (every\n"
+           "coroutine ended, and every local was right); 1 if not; 2 for bad usage.\n",
+           MOST_CONNECTIONS, MOST_RATE, MOST_PARKED);
 }
 
-enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_WORKERS, OPT_REPORT, OPT_JSON, OPT_HELP };
+enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_WORKERS, OPT_REPORT, OPT_JSON, OPT_PARKED, OPT_STACK, OPT_NO_FREEZE, OPT_HELP };
 
 static const struct option long_options[] = {
     {"connections", 1, NULL, OPT_CONNECTIONS}, {"duration", 1, NULL, OPT_DURATION}, {"rate", 1, NULL, OPT_RATE}, {"size", 1, NULL, OPT_SIZE},
-    {"workers", 1, NULL, OPT_WORKERS},         {"report", 1, NULL, OPT_REPORT},     {"json", 1, NULL, OPT_JSON},         {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
+    {"workers", 1, NULL, OPT_WORKERS},         {"report", 1, NULL, OPT_REPORT},     {"json", 1, NULL, OPT_JSON},         {"parked", 1, NULL, OPT_PARKED},
+    {"stack", 1, NULL, OPT_STACK},             {"no-freeze", 0, NULL, OPT_NO_FREEZE},    {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
 };
 
 static void take_options(int argc, char **argv)
@@ -293,12 +305,17 @@ static void take_options(int argc, char **argv)
         case OPT_WORKERS: options.workers = (unsigned)tool_number("--workers", optarg, 1, CR_WORKERS_MAX); break;
         case OPT_REPORT: options.report = optarg; break;
         case OPT_JSON: options.json = optarg; break;
+        case OPT_PARKED: options.parked = tool_number("--parked", optarg, 1, MOST_PARKED); break;
+        case OPT_NO_FREEZE: options.no_freeze = 1; break;
+        case OPT_STACK: options.stack = optarg; break;
         case OPT_HELP: help(); exit(0);
         default: tool_fail("demo: '%s' is unknown or lacks its argument; 'crore demo --help' lists the options", argv[optind - 1]);
         }
     }
     if (optind != argc)
         tool_fail("demo: '%s' is not an option", argv[optind]);
+    if (options.stack && !options.parked)
+        tool_fail("demo: --stack goes with --parked");
 }
 
 int demo_main(int argc, char **argv)
@@ -306,6 +323,8 @@ int demo_main(int argc, char **argv)
     int processors[2];
     struct server server = {0};
     take_options(argc, argv);
+    if (options.parked)
+        return parked_run(options.parked, options.stack ? options.stack : "shared", options.no_freeze ? -1 : 20 * CR_MS, options.json);
     int r = options.report ? report_prepare(options.report) : 0;
     if (r < 0)
         tool_fail("--report %s: %s", options.report, strerror(-r));
