@@ -98,7 +98,9 @@ bool cr__virtual_freezes(const char **why)
 
 void cr__virtual_forget(void)
 {
-    atomic_store_explicit(&uffd, -1, memory_order_relaxed);
+    int fd = atomic_exchange_explicit(&uffd, -1, memory_order_relaxed);
+    if (fd >= 0)
+        cr__os_close(fd); /* it would change the parent's memory */
 }
 
 /* ---- Chunks -------------------------------------------------------------------------------------------------- */
@@ -349,11 +351,10 @@ bool cr__virtual_fault(const void *addr)
 bool cr__virtual_touch(const void *buf, size_t size_bytes)
 {
     const char *end = (const char *)buf + size_bytes;
-    if (size_bytes == 0 || (!cr__virtual_chunk(buf) && !cr__virtual_chunk(end - 1)))
-        return false;
+    bool any = false;
     for (const char *at = buf; at < end; at = (const char *)(((uintptr_t)at & ~(PAGE_BYTES - 1)) + PAGE_BYTES))
-        (void)*(const volatile char *)at;
-    return true;
+        any |= cr__virtual_fault(at);
+    return any;
 }
 
 const char *cr__frozen_bytes(const struct cr__slot *slot, size_t *live_bytes)
