@@ -182,6 +182,7 @@ struct cr_stats {
     uint64_t stack_waits;     /* coroutines that had to wait for a stack */
     uint64_t steals, sent;    /* coroutines that another worker took, and that one worker made ready for another */
     uint64_t slow;            /* times that a coroutine ran too long without suspending */
+    uint64_t frozen, thawed;  /* virtual stacks, by all runtimes of the process: thawed for their coroutine, or since somebody touched them */
 };
 CR_API int cr_stats_get(struct cr_stats *out);
 

@@ -70,6 +70,7 @@ bool cr__co_describe(struct cr__stack_user *out)
     if (!self || cr__co_state(self->current) == CR__CO_ROOT)
         return false;
     struct cr_co *co = self->current;
-    *out = (struct cr__stack_user){.name = cr__co_name(co), .id = co->id, .entry = (void *)co->entry};
+    static const char *const kinds[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
+    *out = (struct cr__stack_user){.name = cr__co_name(co), .kind = kinds[cr__co_kind(co)], .id = co->id, .entry = (void *)co->entry};
     return true;
 }

@@ -127,7 +127,11 @@ struct bytes {
 
 static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_bytes)
 {
-    ssize_t n = c->poll.kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
+    ssize_t n;
+    unsigned tries = 0;
+    do
+        n = c->poll.kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
+    while (cr__io_again(n, &(struct iovec){buf, size_bytes}, 1, &tries));
     /* TCP that gave less than asked has no more, and will tell (an edge) when it has; not so if the end, or urgent data, is among what it
      * still has to tell */
     if (n > 0 && (size_t)n < size_bytes && c->poll.kind == CR__FD_TCP &&
@@ -173,7 +177,12 @@ static ssize_t try_readv(struct cr__fd_conn *c, void *arg)
         if (n != 0)
             return n;
     }
-    return cr__os_readv(c->poll.fd, to->iov, to->count);
+    ssize_t n;
+    unsigned tries = 0;
+    do
+        n = cr__os_readv(c->poll.fd, to->iov, to->count);
+    while (cr__io_again(n, to->iov, to->count, &tries));
+    return n;
 }
 
 static ssize_t stream_readv(struct cr_conn *conn, const struct iovec *iov, int count, int64_t deadline_ns)
@@ -222,9 +231,8 @@ static void stream_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 
 /* ---- Sending ------------------------------------------------------------------------------------------------ */
 
-static ssize_t try_write(struct cr__fd_conn *c, void *arg)
+static ssize_t write_once(struct cr__fd_conn *c, const struct bytes *from)
 {
-    struct bytes *from = arg;
     if (c->poll.ahead && from->deadline_ns > cr__worker_here()->now_ns) { /* else it is a try, which must not suspend */
         ssize_t n = cr__poll_send(&c->poll, from->at, from->size_bytes);
         if (n != -EOPNOTSUPP)
@@ -234,18 +242,39 @@ static ssize_t try_write(struct cr__fd_conn *c, void *arg)
                                         : cr__os_send(c->poll.fd, from->at, from->size_bytes);
 }
 
+static ssize_t try_write(struct cr__fd_conn *c, void *arg)
+{
+    struct bytes *from = arg;
+    ssize_t n;
+    unsigned tries = 0;
+    do
+        n = write_once(c, from);
+    while (cr__io_again(n, &(struct iovec){from->at, from->size_bytes}, 1, &tries));
+    return n;
+}
+
 static ssize_t stream_write(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
 {
     return cr__transfer(of(conn), CR__OUT, deadline_ns, try_write, &(struct bytes){(void *)buf, size_bytes, deadline_ns});
 }
 
-static ssize_t try_writev(struct cr__fd_conn *c, void *arg)
+static ssize_t writev_once(struct cr__fd_conn *c, const struct vector *from)
 {
-    struct vector *from = arg;
     if (c->poll.kind == CR__FD_OTHER)
         return without_sigpipe(cr__os_writev(c->poll.fd, from->iov, from->count));
     struct msghdr msg = {.msg_iov = (struct iovec *)from->iov, .msg_iovlen = (size_t)from->count};
     return cr__os_sendmsg(c->poll.fd, &msg);
+}
+
+static ssize_t try_writev(struct cr__fd_conn *c, void *arg)
+{
+    struct vector *from = arg;
+    ssize_t n;
+    unsigned tries = 0;
+    do
+        n = writev_once(c, from);
+    while (cr__io_again(n, from->iov, from->count, &tries));
+    return n;
 }
 
 static ssize_t stream_writev(struct cr_conn *conn, const struct iovec *iov, int count, int64_t deadline_ns)

@@ -49,10 +49,11 @@ static size_t size_of(const struct iovec *iov, int count)
 static ssize_t call(const struct transfer *t, int flags)
 {
     ssize_t n;
+    unsigned tries = 0;
     do
         n = t->what == TRY_READ ? cr__os_preadv(t->fd, t->iov, t->count, t->offset, flags)
                                 : cr__os_pwritev(t->fd, t->iov, t->count, t->offset, flags);
-    while (n == -EINTR);
+    while (n == -EINTR || cr__io_again(n, t->iov, t->count, &tries));
     return n;
 }
 
@@ -111,8 +112,12 @@ static bool let_go(struct cr__fd_conn *c)
 static ssize_t elsewhere(struct transfer *t, int64_t deadline_ns)
 {
     ssize_t n = -EOPNOTSUPP;
-    if (t->count == 1)
-        n = cr__poll_transfer(t->fd, t->what == TRY_READ ? CR__IN : CR__OUT, t->iov->iov_base, t->iov->iov_len, t->offset);
+    unsigned tries = 0;
+    if (t->count == 1) {
+        do
+            n = cr__poll_transfer(t->fd, t->what == TRY_READ ? CR__IN : CR__OUT, t->iov->iov_base, t->iov->iov_len, t->offset);
+        while (cr__io_again(n, t->iov, t->count, &tries));
+    }
     if (n != -EOPNOTSUPP)
         return n;
     n = cr_blocking_until(call_and_wait, t, deadline_ns);

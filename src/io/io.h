@@ -58,4 +58,17 @@ void cr__fd_conn_close(struct cr__fd_conn *c);
 
 extern const struct cr__conn_ops cr__stream_ops, cr__datagram_ops, cr__file_ops;
 
+/* Whether a system call on these buffers, which returned n, is to be made again: some lie on stacks that were frozen, and are not any more. They may be frozen anew
+ * meanwhile, but not for ever: so many tries are enough. */
+#define CR__IO_TRIES 16
+static inline bool cr__io_again(ssize_t n, const struct iovec *iov, int count, unsigned *tries)
+{
+    bool any = false;
+    if (CR__LIKELY(n != -EFAULT) || ++*tries > CR__IO_TRIES)
+        return false;
+    for (int i = 0; i < count; i++)
+        any |= cr__virtual_touch(iov[i].iov_base, iov[i].iov_len);
+    return any;
+}
+
 #endif

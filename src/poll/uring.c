@@ -328,7 +328,7 @@ static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd
                         int64_t offset)
 {
     struct poller *poller = worker->poller;
-    size_t most = cr__on_shared_stack(me, buf) ? BOUNCED_MAX : TRANSFER_MAX;
+    size_t most = cr__on_shared_stack(worker, me, buf) ? BOUNCED_MAX : TRANSFER_MAX;
     unsigned size = (unsigned)(size_bytes < most ? size_bytes : most);
     void *memory = cr__bounce_begin(worker, me, buf, size);
     if (!memory)
@@ -352,7 +352,7 @@ static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd
 static ssize_t send_later(struct cr__worker *worker, struct cr__record *me, struct cr__pollable *p, const void *buf, size_t size_bytes)
 {
     struct poller *poller = worker->poller;
-    if ((!worker->ready.head && !poller->senders) || cr__on_shared_stack(me, buf))
+    if ((!worker->ready.head && !poller->senders) || cr__on_shared_stack(worker, me, buf))
         return -EOPNOTSUPP; /* alone, a send of its own is as good; and what lies on a shared stack goes before we leave that */
     struct io_uring_sqe *sqe = request(poller);
     size_t size = size_bytes < TRANSFER_MAX ? size_bytes : TRANSFER_MAX;

@@ -616,5 +616,8 @@ int cr_stats_get(struct cr_stats *out)
         ADD(steals), ADD(sent), ADD(slow);
 #undef ADD
     }
+    out->frozen = atomic_load_explicit(&cr__freeze_counts.frozen, memory_order_relaxed);
+    out->thawed = atomic_load_explicit(&cr__freeze_counts.resumed, memory_order_relaxed) +
+                  atomic_load_explicit(&cr__freeze_counts.touched, memory_order_relaxed);
     return 0;
 }

@@ -234,14 +234,11 @@ int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns)
     *job = (struct job){.post = {.fn = on_done, .promised = true}, .fn = fn, .arg = arg, .record = me, .worker = w};
     cr__sched_promise(w->sched);
     int r = submit(&w->sched->pool, job);
-    bool shares = cr__co_kind(&me->co) == CR_STACK_SHARED;
-    if (shares)
-        cr__shared_pin(&me->co); /* fn may work with what lies on it */
+    cr__pin_stacks(w, me); /* fn may work with what lies on them */
     if (r >= 0)
         r = wait_for(me, job, deadline_ns, r > 0);
-    if (shares)
-        cr__shared_unpin(&me->co);
     w = cr__worker_here();
+    cr__unpin_stacks(w, me);
     if (r < 0)
         cr__sched_promise_kept(w->sched); /* nobody will tell of it */
     cr__slab_put(&w->jobs, job);

@@ -524,11 +524,22 @@ static inline void cr__breathe(struct cr__worker *worker)
 
 /* ---- What lies on shared stacks (bounce.c) ------------------------------------------------------------------- */
 
-static inline bool cr__on_shared_stack(const struct cr__record *me, const void *buf)
+/* Whether buf lies on the stack of me, which runs, or of a bare coroutine inside it, and that is a shared one. */
+static inline bool cr__on_shared_stack(const struct cr__worker *worker, const struct cr__record *me, const void *buf)
 {
-    return CR__UNLIKELY(cr__co_kind(&me->co) == CR_STACK_SHARED) && (const char *)buf < me->co.stack.top &&
-           (const char *)buf >= cr__stack_low(me->co.stack);
+    if (cr__co_is_task(&me->co))
+        return false;
+    for (const struct cr_co *co = worker->self->current;; co = co->below) {
+        if (CR__UNLIKELY(cr__co_kind(co) == CR_STACK_SHARED) && (const char *)buf < co->stack.top && (const char *)buf >= cr__stack_low(co->stack))
+            return true;
+        if (CR__LIKELY(co == &me->co))
+            return false;
+    }
 }
+
+/* The shared stacks on which me, which runs, and bare coroutines inside it are in place keep them while it waits. */
+void cr__pin_stacks(const struct cr__worker *worker, const struct cr__record *me);
+void cr__unpin_stacks(const struct cr__worker *worker, const struct cr__record *me);
 
 /* Of the running coroutine, before it waits: buf, or, where others must not write to or read from that, a copy of it; NULL: no memory. When it has
  * waited: _end, which copies size_bytes back. */
@@ -537,7 +548,7 @@ void cr__bounce_back(void *copy, void *buf, size_t size_bytes);
 
 static inline void *cr__bounce_begin(struct cr__worker *worker, const struct cr__record *me, const void *buf, size_t size_bytes)
 {
-    return cr__on_shared_stack(me, buf) ? cr__bounce_copy(worker, buf, size_bytes) : (void *)buf;
+    return cr__on_shared_stack(worker, me, buf) ? cr__bounce_copy(worker, buf, size_bytes) : (void *)buf;
 }
 
 static inline void cr__bounce_end(void *bounced, const void *buf, size_t size_bytes)

@@ -71,18 +71,62 @@ static struct cr__group *found(struct cr__tally *t, const struct cr__group *key,
     return group;
 }
 
-/* The group of those that are of *key's kind and whose stack looks like this, or a new one; NULL: no room. */
-static struct cr__group *group_of_stack(struct cr__tally *t, struct cr__group *key, char *sp, const char *top)
+/* Where the bytes of a parked context are: on its stack, or in an image, while they belong at sp. */
+struct parked {
+    char *bytes, *sp;
+    size_t live_bytes;
+};
+
+static struct parked parked_at(const struct cr_co *co)
 {
-    uint32_t slot = hash_of(key, sp ? (uint64_t)(top - sp) : 0) % CR__TALLY_SLOTS;
+    struct parked p = {co->sp, co->sp, (size_t)(co->stack.top - (char *)co->sp)};
+    if (CR__LIKELY(!(cr__co_flags(co) & CR__CO_AWAY)))
+        return p;
+    if (cr__co_kind(co) == CR_STACK_SHARED) {
+        p.bytes = (char *)cr__shared_image(co, &p.sp);
+        p.live_bytes = (size_t)(co->stack.top - p.sp);
+        return p;
+    }
+    char *low, *top;
+    const struct cr__slot *slot = cr__stack_slot(cr__virtual_chunk(co->stack.top - 1), co->stack.top - 1, &low, &top);
+    if (atomic_load_explicit(&slot->state, memory_order_acquire) != CR__IN_PLACE) /* else somebody has touched it, and it stays until its turn */
+        p.bytes = (char *)cr__frozen_bytes(slot, &p.live_bytes);
+    return p;
+}
+
+/* An image is unwound in a copy, in which what points into the stack points into the copy. */
+static unsigned unwind_image(const struct parked *p, void **pcs, uint32_t *offsets)
+{
+    uintptr_t *copy = cr__mem_alloc(p->live_bytes, CR__MEM_OTHER);
+    if (!copy)
+        return 0;
+    memcpy(copy, p->bytes, p->live_bytes);
+    for (size_t i = 0; i < p->live_bytes / sizeof(*copy); i++) {
+        if (copy[i] - (uintptr_t)p->sp <= p->live_bytes)
+            copy[i] += (uintptr_t)copy - (uintptr_t)p->sp;
+    }
+    unsigned frames = cr__unwind_parked(copy, (char *)copy + p->live_bytes, pcs, offsets, CR__TALLY_FRAMES);
+    cr__mem_free(copy, p->live_bytes, CR__MEM_OTHER);
+    return frames;
+}
+
+static unsigned unwind(const struct parked *p, void **pcs, uint32_t *offsets)
+{
+    return p->bytes == p->sp ? cr__unwind_parked(p->sp, p->sp + p->live_bytes, pcs, offsets, CR__TALLY_FRAMES) : unwind_image(p, pcs, offsets);
+}
+
+/* The group of those that are of *key's kind and whose stack looks like this, or a new one; NULL: no room. */
+static struct cr__group *group_of_stack(struct cr__tally *t, struct cr__group *key, const struct parked *parked)
+{
+    uint32_t slot = hash_of(key, parked ? parked->live_bytes : 0) % CR__TALLY_SLOTS;
     for (; t->slots[slot] != 0; slot = (slot + 1) % CR__TALLY_SLOTS) {
         struct cr__group *group = &t->groups[t->slots[slot] - 1];
         if (same_kind(group, key) &&
-            (group->frames == 0 || (sp && cr__unwind_same(sp, top, group->pcs, group->offsets, group->frames))))
+            (group->frames == 0 || (parked && cr__unwind_same(parked->bytes, parked->bytes + parked->live_bytes, group->pcs, group->offsets, group->frames))))
             return group;
     }
-    if (sp && t->used < CR__TALLY_GROUPS) {
-        key->frames = (uint8_t)cr__unwind_parked(sp, top, key->pcs, key->offsets, CR__TALLY_FRAMES);
+    if (parked && t->used < CR__TALLY_GROUPS) {
+        key->frames = (uint8_t)unwind(parked, key->pcs, key->offsets);
         t->unwound++;
     }
     return found(t, key, slot);
@@ -120,7 +164,7 @@ void cr__tally_plain(struct cr__tally *t, void (*entry)(void), uint32_t id, enum
     if (doing == CR__DOING_SILENT)
         key.worker = (uint16_t)worker;
     t->live += count;
-    struct cr__group *group = group_of_stack(t, &key, NULL, NULL);
+    struct cr__group *group = group_of_stack(t, &key, NULL);
     if (!group) {
         t->others += count;
         return;
@@ -134,7 +178,7 @@ void cr__tally_starving(struct cr__tally *t, void (*entry)(void), uint32_t id)
 {
     struct cr__group key = {.entry = entry, .doing = CR__DOING_PARKED, .kind = CR__WAIT_STACK};
     t->live++;
-    struct cr__group *group = group_of_stack(t, &key, NULL, NULL);
+    struct cr__group *group = group_of_stack(t, &key, NULL);
     if (!group) {
         t->others++;
         return;
@@ -224,7 +268,8 @@ static struct cr__group *group_of_coroutine(struct cr__tally *t, struct cr__grou
 {
     struct cr_co *inner = record->co.below; /* a bare one inside it, or itself */
     key->inner = inner != &record->co ? inner->entry : NULL;
-    return group_of_stack(t, key, inner->sp, inner->stack.top);
+    struct parked at = parked_at(inner);
+    return group_of_stack(t, key, &at);
 }
 
 static struct cr__group *group_of_task(struct cr__tally *t, struct cr__group *key, struct cr__record *record)

@@ -32,8 +32,8 @@ static void explain(const struct cr__stack *stack, void *ucontext)
     char entry[128] = "?";
     if (describe && describe(&user) && user.entry)
         cr__symbol_of(user.entry, entry, sizeof(entry));
-    cr__report(STDERR_FILENO, "crore: stack overflow: coroutine %u \"%s\" ran off its static stack of %u bytes\n", user.id,
-               user.name && *user.name ? user.name : entry, stack->size_bytes);
+    cr__report(STDERR_FILENO, "crore: stack overflow: coroutine %u \"%s\" ran off its %s stack of %u bytes\n", user.id,
+               user.name && *user.name ? user.name : entry, user.kind ? user.kind : "static", stack->size_bytes);
     cr__backtrace_report(STDERR_FILENO, ucontext, 8);
     cr__report(STDERR_FILENO, "       give it more with struct cr_attr's stack_size_bytes\n");
 }

@@ -135,9 +135,10 @@ struct cr__stack_chunk *cr__stack_chunk_next(const struct cr__stack_pool *pool, 
 /* Whether addr lies in a guard of any pool's; out receives that stack. For the fault handler: async-signal-safe. */
 bool cr__stack_guard_hit(const void *addr, struct cr__stack *out);
 
-/* Describes the running coroutine for the overflow message: fills in name and id. Set by `co`. */
+/* Describes the running coroutine for the overflow message: fills in name, kind and id. Set by `co`. */
 struct cr__stack_user {
     const char *name; /* or NULL */
+    const char *kind; /* of its stack */
     uint32_t id;
     void *entry;
 };

@@ -16,6 +16,7 @@
 #define LEAST_BYTES ((size_t)16 << 30)
 #define UNIT_BYTES ((size_t)2 << 20) /* what one page of page tables covers: chunks are whole ones, so that unmapping gives those back */
 #define PAGE_BYTES ((size_t)4096)
+#define WP_UNPOPULATED (1u << 13) /* Linux 6.4: also what has never been touched is protected, so that a first write is not lost */
 
 struct image {
     size_t live_bytes;
@@ -56,7 +57,7 @@ static const char *open_uffd(void)
     int fd = cr__os_userfaultfd(O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (fd < 0)
         return "userfaultfd is refused";
-    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP | WP_UNPOPULATED};
     const char *why = NULL;
     if (cr__os_ioctl(fd, UFFDIO_API, &api) < 0)
         why = "userfaultfd knows no write protection";
@@ -98,7 +99,9 @@ bool cr__virtual_freezes(const char **why)
 
 void cr__virtual_forget(void)
 {
-    atomic_store_explicit(&uffd, -1, memory_order_relaxed);
+    int fd = atomic_exchange_explicit(&uffd, -1, memory_order_relaxed);
+    if (fd >= 0)
+        cr__os_close(fd); /* it would change the parent's memory */
 }
 
 /* ---- Chunks -------------------------------------------------------------------------------------------------- */
@@ -349,11 +352,10 @@ bool cr__virtual_fault(const void *addr)
 bool cr__virtual_touch(const void *buf, size_t size_bytes)
 {
     const char *end = (const char *)buf + size_bytes;
-    if (size_bytes == 0 || (!cr__virtual_chunk(buf) && !cr__virtual_chunk(end - 1)))
-        return false;
+    bool any = false;
     for (const char *at = buf; at < end; at = (const char *)(((uintptr_t)at & ~(PAGE_BYTES - 1)) + PAGE_BYTES))
-        (void)*(const volatile char *)at;
-    return true;
+        any |= cr__virtual_fault(at);
+    return any;
 }
 
 const char *cr__frozen_bytes(const struct cr__slot *slot, size_t *live_bytes)

@@ -66,7 +66,7 @@ int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *low, char *
 /* By the fault handler: whether the fault at addr is over, by thawing, and the instruction is to be tried again. */
 bool cr__virtual_fault(const void *addr);
 
-/* After a system call that failed with -EFAULT: touches what of the range lies on a virtual stack. Whether there was any. */
+/* After a system call that failed with -EFAULT: thaws what of the range lies on virtual stacks. Whether there was any: then it is worth another try. */
 bool cr__virtual_touch(const void *buf, size_t size_bytes);
 
 /* The live bytes of one that is frozen, by its worker. */
