@@ -659,7 +659,7 @@ int cr_join_until(struct cr_co *co, int64_t deadline_ns)
         return -EPERM;
     struct cr__record *target = cr__record_of(co);
     if (target == me)
-        return cr__park_held(&me->word) ? -EDEADLK : -EPERM;
+        return -EDEADLK;
     bool done;
     int r = join_begin(w, me, target, deadline_ns, &done);
     if (r < 0) {
