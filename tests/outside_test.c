@@ -757,7 +757,9 @@ static void uses_the_runtime(struct cr_conn *conn, struct cr_co *co, struct cr_r
     struct cr_conn *out;
     struct cr_rt *rt;
     struct cr_stats stats;
+    struct cr_chan *chan;
     sigset_t set = set_of(SIGUSR1);
+    CHECK_EQ(cr_chan_create(&chan, 1, 1), 0);
     REFUSED(cr_yield());
     REFUSED(cr_sleep(0));
     REFUSED(cr_go(counts, NULL));
@@ -783,6 +785,10 @@ static void uses_the_runtime(struct cr_conn *conn, struct cr_co *co, struct cr_r
     REFUSED(cr_event_set_remote(other, &event));
     REFUSED(cr_signal_wait(&set, NULL));
     REFUSED(cr_child_wait(1, NULL));
+    REFUSED(cr_chan_send(chan, &byte));
+    REFUSED(cr_chan_send_remote(other, chan, &byte));
+    REFUSED(cr_chan_close_remote(other, chan));
+    REFUSED(cr_dump(STDOUT_FILENO));
     cr_close(conn); /* ignored */
     cr_rt_destroy(other);
     _exit(7);

@@ -147,7 +147,7 @@ CR_API int64_t cr_after(int64_t duration_ns);
  * From a coroutine: suspends until it is written. From a thread that runs none: of all runtimes of the process, and blocks the thread. If nobody reads from
  * fd, the rest is dropped after 5 s.
  * Returns 0; -ECANCELED (it is written nevertheless, in a moment); -EBADF, -EMFILE (of a duplicate of fd); -ENOMEM, -EAGAIN (no thread to do it); -ESRCH: no runtime
- * runs; -EPERM in a signal handler on a worker.
+ * runs; -EPERM in a signal handler on a worker, and in a child of fork.
  *
  * SIGQUIT (Ctrl-\) does the same to report_fd while a runtime runs, and ends nothing: if it had its default disposition when the runtime started, and the flags do not
  * say CR_NO_SIGQUIT. Where the program handles, ignores or blocks it, it is the program's: set that before the runtime starts. */

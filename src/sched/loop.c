@@ -237,6 +237,8 @@ void cr__sched_finish(struct cr__sched *s, int result)
 
 int cr__sched_enter(struct cr__sched *s)
 {
+    if (cr__forked())
+        return -EPERM;
     cr__spin_lock(&s->end_lock);
     bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
     if (!done)
@@ -255,6 +257,8 @@ void cr__sched_leave(struct cr__sched *s)
 
 int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
 {
+    if (cr__forked())
+        return -EPERM;
     post->promised = true;
     cr__spin_lock(&s->end_lock);
     bool done = atomic_load_explicit(&s->done, memory_order_relaxed), open = s->open;

@@ -510,6 +510,8 @@ static int dump_inside(struct cr__worker *w, struct cr__record *me, struct cr__d
 /* From a thread of nobody's: each runtime, one after the other. */
 static int dump_from_outside(int fd)
 {
+    if (cr__forked())
+        return -EPERM;
     struct cr__dump_request *waiting = NULL, *next;
     int r = -ESRCH;
     pthread_mutex_lock(&list_lock);

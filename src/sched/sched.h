@@ -328,11 +328,18 @@ void cr__sched_cancel_all(struct cr__sched *sched, struct cr__worker *here);
 /* Ends the runtime: workers return from cr__worker_run. */
 void cr__sched_finish(struct cr__sched *sched, int result);
 
+/* Around a runtime's life: a child that is forked meanwhile has none (fork.c). 0 or -ENOMEM. */
+int cr__fork_watch(void);
+void cr__fork_unwatch(void);
+
+/* Whether this process is such a child: no worker runs there, and what is sent to one would never be done. */
+bool cr__forked(void);
+
 /* Has post->fn called on worker 0, or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
- * has ended, and nothing happens. Between cr__sched_promise and _kept the runtime does not end, either. */
+ * has ended, and nothing happens; -EPERM in a child of fork. Between cr__sched_promise and _kept the runtime does not end, either. */
 int cr__sched_tell(struct cr__sched *sched, struct cr__post *post);
 
-/* Around what a thread outside does with a runtime's workers, and with what they hold: between enter (0; -ESHUTDOWN: it has ended) and leave they are
+/* Around what a thread outside does with a runtime's workers, and with what they hold: between enter (0; -ESHUTDOWN: it has ended; -EPERM in a child of fork) and leave they are
  * there. What is to be done before the runtime ends is promised inside, while a coroutine lives that waits for it. */
 int cr__sched_enter(struct cr__sched *sched);
 void cr__sched_leave(struct cr__sched *sched);
