@@ -110,7 +110,7 @@ static void help(struct cr__sched *s, struct cr__worker *stuck, struct seen *see
         return;
     atomic_store_explicit(&stuck->generous, true, memory_order_relaxed); /* until its next turn */
     if (cr__runq_length(&stuck->stealable) > 0 || cr__runq_length(&stuck->wanderers) > 0 ||
-        atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
+        atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0 || atomic_load_explicit(&s->any_told, memory_order_relaxed))
         cr__sched_wake_one(s);
     if (!seen->taken_over && atomic_load_explicit(&s->take_over, memory_order_relaxed))
         seen->taken_over = send_takeover(s, stuck);

@@ -238,6 +238,7 @@ struct cr__sched {
     _Atomic unsigned searching;  /* awake, without work, looking for some */
     _Atomic bool waking;         /* one has been roused, and has not begun to search yet */
     _Atomic bool stopping;       /* everything is being cancelled, and so is what comes */
+    _Atomic bool any_told;       /* open, and something is in `told` */
     _Atomic bool done;           /* workers: return */
     _Atomic int result;
 
@@ -245,8 +246,8 @@ struct cr__sched {
     _Atomic int64_t promised;    /* what threads outside will still send: blocking jobs, remote calls under way */
     _Atomic unsigned inside;     /* threads outside that may touch workers right now */
     _Atomic uint8_t end_lock;
-    bool open;                   /* worker 0 runs; under end_lock, as is: */
-    struct cr__post *early;      /* what came before that */
+    bool open;                   /* worker 0 runs, or has run; under end_lock, as are: */
+    struct cr__post *told, *told_last; /* what threads outside have told, linked by link.next; first in, first out */
 
     _Alignas(CR__CACHE_LINE) struct cr__injection injection;
     _Alignas(CR__CACHE_LINE) struct cr__pool pool;
@@ -335,7 +336,7 @@ void cr__fork_unwatch(void);
 /* Whether this process is such a child: no worker runs there, and what is sent to one would never be done. */
 bool cr__forked(void);
 
-/* Has post->fn called on worker 0, or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
+/* Has post->fn called on whichever worker comes by first, in the order in which it was told; or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
  * has ended, and nothing happens; -EPERM in a child of fork. Between cr__sched_promise and _kept the runtime does not end, either. */
 int cr__sched_tell(struct cr__sched *sched, struct cr__post *post);
 
