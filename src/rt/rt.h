@@ -12,6 +12,9 @@
 int cr__signals_enter(struct cr__worker *worker);
 void cr__signals_leave(struct cr__worker *worker);
 
+/* Has those that are pending taken elsewhere than on worker 0, which is stuck. By the monitor's thread, on which all are blocked. */
+void cr__signals_take_over(struct cr__sched *sched);
+
 /* Has reports say more of waits that the rooms below know (waits.c). */
 void cr__waits_describe(void);
 

@@ -3,7 +3,7 @@
  * A worker that runs shows it: its loop counts its turns, each switch changes the chain's budget. One whose two numbers have not changed since the last look, and that does not
  * sleep in its poller, runs one coroutine since then (or is in its loop, which the sight tells). What is stuck so
  *     for a look                has its ring emptied by others: one that sleeps is roused, to steal. What can't be taken from it: what it was about to run next (`next`),
- *                               what has started there and stays, what was sent to it, and what was placed on it
+ *                               what has started there and stays, what was sent to it, and what was placed on it. Of worker 0, the process's signals are taken, too
  *     for slow_ns               is counted, and reported, once per function
  *
  * Time counts only as far as the monitor itself was on time: if a debugger, or a machine that is overloaded, holds up the whole process, nobody is blamed for it.
@@ -116,6 +116,13 @@ static void help(struct cr__sched *s, struct cr__worker *stuck, struct seen *see
         seen->taken_over = send_takeover(s, stuck);
 }
 
+static void take_signals(struct cr__sched *s, const struct cr__worker *stuck)
+{
+    void (*fn)(struct cr__sched *) = atomic_load_explicit(&s->take_signals, memory_order_relaxed);
+    if (fn && stuck->index == 0)
+        fn(s);
+}
+
 /* ---- Slow coroutines ---------------------------------------------------------------------------------------- */
 
 /* Whether it is the first time that this function is told of; at most TOLD_MAX are. */
@@ -180,6 +187,7 @@ static bool look_at(struct cr__watch *watch, struct cr__worker *w, struct seen *
     }
     seen->ran_ns += passed_ns;
     help(s, w, seen);
+    take_signals(s, w);
     if (s->slow_ns >= 0 && seen->ran_ns >= s->slow_ns && !seen->counted)
         look_at_slow(watch, w, seen);
     return true;

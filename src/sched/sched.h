@@ -233,6 +233,8 @@ struct cr__sched {
     struct cr__sched *watched_next;
     /* Called on an idle worker when another one has been stuck for a while: what that one has to do, and `here` can, is `here`'s now. NULL: nothing. */
     void (*_Atomic take_over)(struct cr__worker *here, struct cr__worker *stuck);
+    /* Called on the monitor's thread, at each look that finds worker 0 stuck: the process's signals, which come to that one, are taken elsewhere. NULL: nothing. */
+    void (*_Atomic take_signals)(struct cr__sched *sched);
 
     _Alignas(CR__CACHE_LINE) _Atomic unsigned idle; /* workers that sleep, or are about to */
     _Atomic unsigned searching;  /* awake, without work, looking for some */
