@@ -408,7 +408,7 @@ static void fire(struct cr__timer *timer, void *arg)
     struct cr__worker *w = arg;
     struct cr__record *record = CR__CONTAINER(timer, struct cr__record, timer);
     /* a sleeper's time coming is what it waits for */
-    bool sleeps = record->co.sched_wait == CR__WAIT_SLEEP;
+    bool sleeps = cr__waits_for(record) == CR__WAIT_SLEEP;
     if (!sleeps)
         cr__count(&w->counters.timeouts, 1);
     if (cr__park_claim(&record->word, sleeps ? CR__WOKEN : CR__TIMED_OUT, w->alone)) {

@@ -502,10 +502,8 @@ static int dump_inside(struct cr__worker *w, struct cr__record *me, struct cr__d
     pthread_mutex_unlock(&list_lock);
     if (begun < 0)
         return r < 0 ? r : begun;
-    if (r < 0 && cr__park_abandon(&me->word, w->alone)) {
-        me->co.sched_wait = CR__WAIT_NONE;
+    if (r < 0 && cr__park_abandon(&me->word, w->alone))
         return r;
-    }
     cr__wait_outside(w, 1);
     int ended = cr__wait_suspend(w, me, CR_FOREVER);
     cr__wait_outside(cr__worker_here(), -1);

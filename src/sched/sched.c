@@ -1,6 +1,7 @@
 /* Running coroutines: spawn, yield, park, end. sched.h has the picture and the invariants. */
 #include "sched/worker.h"
 
+#include "obs/obs.h"
 #include "os/os.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
@@ -142,8 +143,9 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     struct cr__record *me = arg;
     (void)value;
     cr__co_arrive(&me->co, note);
-    void **word = cr__co_word(&me->co), *user_arg = *word;
-    *word = &cr__worker_here()->stacks; /* where the stack comes from: it may end elsewhere */
+    struct cr__co_top *top = cr__co_top(&me->co);
+    void *user_arg = top->word;
+    *top = (struct cr__co_top){.word = &cr__worker_here()->stacks}; /* where the stack comes from: it may end elsewhere */
     ((void (*)(void *))me->co.entry)(user_arg);
     if (CR__UNLIKELY(!cr__worker_here()))
         cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
@@ -157,12 +159,11 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     void *arg = record->co.sp;
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (CR__LIKELY(cr__co_prepare(&record->co, &w->stacks, stack_bytes, run_record) == 0)) {
-        *cr__co_word(&record->co) = arg;
+        cr__co_top(&record->co)->word = arg;
         cr__co_flags_set(&record->co, CR__CO_STARTED);
         return true;
     }
     cr__count(&w->counters.stack_waits, 1);
-    record->co.sched_wait = CR__WAIT_STACK;
     cr__co_flags_set(&record->co, CR__CO_STARVES);
     cr__queue_push(&w->starved[cr__stack_class(&w->stacks, stack_bytes)], &record->co);
     atomic_store_explicit(&w->starving, w->starving + 1, memory_order_relaxed);
@@ -412,7 +413,6 @@ CR__COLD void cr__feed(struct cr__worker *w, unsigned class)
         class = (class + 1) % CR__STACK_CLASSES;
     struct cr_co *waits = cr__queue_pop(&w->starved[class]);
     atomic_store_explicit(&w->starving, w->starving - 1, memory_order_relaxed);
-    waits->sched_wait = CR__WAIT_NONE;
     cr__co_flags_set(waits, 0);
     cr__queue_push(&w->ready, waits); /* it has been started here, as far as others are concerned */
 }
@@ -434,7 +434,7 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
  * waits until we have. */
 static void put_stack(struct cr__worker *w, struct cr__record *me)
 {
-    struct cr__stack_pool *home = *cr__co_word(&me->co);
+    struct cr__stack_pool *home = cr__co_top(&me->co)->word;
     if (CR__LIKELY(home == &w->stacks)) {
         cr__stack_put(&w->stacks, me->co.stack);
         if (CR__UNLIKELY(w->starving > 0))
@@ -465,8 +465,26 @@ static void give_up_record(struct cr__worker *w, struct cr__record *me)
         free_record(w, me);
 }
 
+/* Who waits for such a lock would wait for ever, and whoever has the record next would be taken for the holder. What local storage's destructors unlock is well. */
+static CR__COLD void end_with_locks(struct cr__record *me)
+{
+    char name[CR__NAME_BYTES], function[128];
+    cr_name_get(&me->co, name, sizeof(name));
+    cr__co_cold_free(&me->co);
+    if (me->co.locks == 0 || me->co.locks == CR__LOCKS_MANY)
+        return;
+    uintptr_t last = (uintptr_t)cr__co_top(&me->co)->last_lock;
+    cr__panic("coroutine %u%s%s%s in %s has ended without unlocking %u lock%s that it holds; the last one that it took is the %s at %p", me->co.id,
+              name[0] ? " \"" : "", name, name[0] ? "\"" : "", cr__symbol_of((void *)me->co.entry, function, sizeof(function)), me->co.locks,
+              me->co.locks == 1 ? "" : "s", last & CR__LOCK_OF_MANY ? "readers-writer lock" : "mutex", (void *)(last & ~CR__LOCK_OF_MANY));
+}
+
 static void end_running(struct cr__worker *w, struct cr__record *me)
 {
+    if (CR__UNLIKELY(me->co.locks != 0)) {
+        end_with_locks(me);
+        w = cr__worker_here();
+    }
     if (CR__UNLIKELY(me->co.cold != NULL)) {
         cr__co_cold_free(&me->co);
         w = cr__worker_here(); /* the user's destructors ran */
@@ -796,10 +814,9 @@ int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns)
 
     if (cr__timer_armed(&me->timer))
         cr__wheel_cancel(&cr__worker_here()->wheel, &me->timer); /* on the same worker: is_stealable says so */
-    bool sleeps = me->co.sched_wait == CR__WAIT_SLEEP;
     me->co.sched_flags &= (uint8_t)~CR__TIMED;
-    me->co.sched_wait = CR__WAIT_NONE;
     enum cr__wait_state outcome = cr__park_state(&me->word);
+    bool sleeps = cr__waits_for(me) == CR__WAIT_SLEEP;
     CR__ASSERT(outcome > CR__WAITING);
     if (CR__UNLIKELY(cr__bounded(me, deadline_ns) != deadline_ns) && (outcome == CR__TIMED_OUT || (sleeps && outcome == CR__WOKEN)))
         return -ECANCELED; /* what bounds it came first */

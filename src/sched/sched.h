@@ -289,6 +289,27 @@ static inline struct cr__record *cr__record_of(struct cr_co *co)
     return CR__CONTAINER(co, struct cr__record, co);
 }
 
+/* What it waits for, or has last waited for. */
+static inline enum cr__wait_kind cr__waits_for(const struct cr__record *record)
+{
+    return (enum cr__wait_kind)cr__park_kind(atomic_load_explicit(&record->word, memory_order_relaxed));
+}
+
+/* The running coroutine has taken a lock, or given one back: it must not end with one. */
+#define CR__LOCK_OF_MANY ((uintptr_t)1) /* added to the address of a readers-writer lock */
+static inline void cr__lock_taken(struct cr__record *me, uintptr_t lock)
+{
+    cr__co_top(&me->co)->last_lock = (void *)lock;
+    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
+        me->co.locks++;
+}
+
+static inline void cr__lock_given(struct cr__record *me)
+{
+    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
+        me->co.locks--;
+}
+
 /* While it waits: where the value is. */
 static inline void **cr__record_value(struct cr__record *record)
 {
@@ -397,7 +418,6 @@ static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *m
     if (CR__UNLIKELY(deadline_ns <= worker->now_ns)) /* one that has passed since is found by the loop */
         return cr__too_late(worker, me);
     me->node.object = (uintptr_t)object; /* before: who sees that it waits sees for what */
-    me->co.sched_wait = (uint8_t)kind;
     return CR__LIKELY(cr__park_begin(&me->word, kind, worker->alone)) ? 0 : -ECANCELED;
 }
 

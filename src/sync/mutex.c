@@ -254,6 +254,8 @@ static CR__NOINLINE int lock_slowly(struct cr__worker *w, struct attempt a)
     a.since_ns = w->now_ns;
     while ((r = wait_round(w, &a)) == 1)
         w = cr__worker_here();
+    if (r == 0)
+        cr__lock_taken(a.me, (uintptr_t)a.m);
     return r;
 }
 
@@ -263,7 +265,11 @@ int cr_mutex_lock_until(struct cr_mutex *m, int64_t deadline_ns)
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
         return -EPERM;
-    return CR__LIKELY(take(w, m, me)) ? 0 : lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = deadline_ns});
+    if (CR__LIKELY(take(w, m, me))) {
+        cr__lock_taken(me, (uintptr_t)m);
+        return 0;
+    }
+    return lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = deadline_ns});
 }
 
 int cr_mutex_lock(struct cr_mutex *m)
@@ -277,7 +283,10 @@ int cr_mutex_lock_try(struct cr_mutex *m)
     struct cr__record *me = cr__enter(&w, CR__NOW);
     if (!me)
         return -EPERM;
-    return take(w, m, me) ? 0 : owner_of(m) == &me->co ? -EDEADLK : -EBUSY;
+    if (!take(w, m, me))
+        return owner_of(m) == &me->co ? -EDEADLK : -EBUSY;
+    cr__lock_taken(me, (uintptr_t)m);
+    return 0;
 }
 
 /* ---- Unlocking ---------------------------------------------------------------------------------------------- */
@@ -342,6 +351,7 @@ int cr_mutex_unlock(struct cr_mutex *m)
     struct cr__record *me = cr__running(&w);
     if (!me || owner_of(m) != &me->co)
         return -EPERM;
+    cr__lock_given(me);
     if (CR__UNLIKELY(word_get(m) & STARVING) && hand_over(w, m))
         return 0;
     owner_set(m, NULL);
@@ -358,7 +368,9 @@ static void lock_again(struct cr_mutex *m)
     struct cr__worker *w = NULL;
     struct cr__record *me = cr__running(&w);
     struct cr__mask mask = cr__mask(me, CR_FOREVER);
-    if (!take(w, m, me))
+    if (take(w, m, me))
+        cr__lock_taken(me, (uintptr_t)m);
+    else
         (void)!lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = CR_FOREVER, .stubborn = true});
     cr__unmask(me, mask);
 }
