@@ -268,8 +268,15 @@ class Coroutine:
     def started(self):
         return bool(int(self.co["mode"]) & STARTED) if self.is_task else self.has_stack()
 
+    def word(self):
+        return int(self.record()["word"].cast(gdb.lookup_type("unsigned int")))
+
+    def starves(self):
+        """Whether its turn has come, and no stack was left."""
+        return int(self.co["mode"]) >> 8 & int(gdb.parse_and_eval("(int)CR__CO_STARVES")) != 0
+
     def wait_kind(self):
-        return enum_name("cr__wait_kind", int(self.co["sched_wait"]))
+        return enum_name("cr__wait_kind", self.word() // int(gdb.parse_and_eval("(int)CR__KIND")) % 32)
 
     def state(self):
         if not self.scheduled:
@@ -277,18 +284,18 @@ class Coroutine:
         if self.thread:
             return "running"
         if not self.started():
-            return "parked" if self.wait_kind() == "CR__WAIT_STACK" else "new"
+            return "parked" if self.starves() else "new"
         return "parked" if self.waits() else "ready"
 
     def waits(self):
         """Whether nobody has ended its wait yet."""
-        state = int(self.record()["word"].cast(gdb.lookup_type("unsigned int"))) & int(gdb.parse_and_eval("(int)CR__STATE"))
-        return state == int(gdb.parse_and_eval("(int)CR__WAITING"))
+        return self.word() & int(gdb.parse_and_eval("(int)CR__STATE")) == int(gdb.parse_and_eval("(int)CR__WAITING"))
 
     def waits_for(self):
         if self.state() != "parked":
             return ""
-        kind, record = self.wait_kind(), self.record()
+        record = self.record()
+        kind = self.wait_kind() if self.started() else "CR__WAIT_STACK"
         what = WAITS.get(kind, kind)
         if kind == "CR__WAIT_JOIN":
             what = f"the end of coroutine {int(record['node']['object'].cast(pointer_to('cr__record'))['co']['id'])}"

@@ -227,6 +227,7 @@ TEST_CO(who_waits_for_a_mutex_is_told_with_who_holds_it)
     dump();
     CHECK_GROUP("2 in locks wait for a mutex (at ", "held by coroutine 1)");
     cr_shutdown();
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }
 
 static void writes_then_locks(void *unused)
@@ -235,6 +236,7 @@ static void writes_then_locks(void *unused)
     CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
     CHECK_EQ(cr_sleep(2 * CR_MS), 0);
     CHECK_EQ(cr_mutex_lock(&mutex), -ECANCELED);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
 }
 
 static void locks_then_reads(void *unused)
@@ -243,6 +245,7 @@ static void locks_then_reads(void *unused)
     CHECK_EQ(cr_mutex_lock(&mutex), 0);
     CHECK_EQ(cr_sleep(2 * CR_MS), 0);
     CHECK_EQ(cr_rwlock_rdlock(&rwlock), -ECANCELED);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }
 
 TEST_CO_CONFIG(a_circle_of_different_locks_is_told, &several)

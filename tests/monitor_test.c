@@ -230,3 +230,58 @@ TEST(only_workers_take_the_signal_that_asks_for_a_backtrace)
     if (cr__probe_signal())
         CHECK(sigismember(&after, cr__probe_signal()));
 }
+
+/* ---- Signals while worker 0 is stuck ------------------------------------------------------------------------ */
+
+static void is_killed_while_it_runs(void *unused)
+{
+    (void)unused;
+    kill(getpid(), SIGTERM);
+    burn(20 * CR_SEC);
+}
+
+static void runs_what_is_killed(void)
+{
+    (void)!cr_run(is_killed_while_it_runs, NULL, NULL);
+    _exit(1);
+}
+
+static void runs_what_is_killed_on_one_of_two(void)
+{
+    (void)!cr_run(is_killed_while_it_runs, NULL, &two);
+    _exit(1);
+}
+
+TEST(a_signal_ends_a_program_whose_coroutine_never_suspends)
+{
+    int status = test_capture(runs_what_is_killed, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+    status = test_capture(runs_what_is_killed_on_one_of_two, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+}
+
+static _Atomic int handled_on; /* its worker, and one */
+
+static void on_usr1(int number)
+{
+    (void)number;
+    handled_on = cr_worker_index() + 1;
+}
+
+static void is_sent_a_signal(void *unused)
+{
+    int64_t end = cr_after(10 * CR_SEC);
+    (void)unused;
+    kill(getpid(), SIGUSR1);
+    while (handled_on == 0 && cr_now() < end)
+        ;
+    CHECK_EQ(handled_on, 2);
+}
+
+TEST_CO_CONFIG(a_handler_runs_on_another_worker_while_the_first_is_stuck, &two)
+{
+    struct cr_co *co;
+    CHECK(signal(SIGUSR1, on_usr1) != SIG_ERR);
+    CHECK_EQ(cr_spawn_on(&co, 0, is_sent_a_signal, NULL, NULL), 0);
+    CHECK_EQ(cr_join(co), 0);
+}

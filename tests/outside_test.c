@@ -763,7 +763,9 @@ static void uses_the_runtime(struct cr_conn *conn, struct cr_co *co, struct cr_r
     struct cr_conn *out;
     struct cr_rt *rt;
     struct cr_stats stats;
+    struct cr_chan *chan;
     sigset_t set = set_of(SIGUSR1);
+    CHECK_EQ(cr_chan_create(&chan, 1, 1), 0);
     REFUSED(cr_yield());
     REFUSED(cr_sleep(0));
     REFUSED(cr_go(counts, NULL));
@@ -789,6 +791,10 @@ static void uses_the_runtime(struct cr_conn *conn, struct cr_co *co, struct cr_r
     REFUSED(cr_event_set_remote(other, &event));
     REFUSED(cr_signal_wait(&set, NULL));
     REFUSED(cr_child_wait(1, NULL));
+    REFUSED(cr_chan_send(chan, &byte));
+    REFUSED(cr_chan_send_remote(other, chan, &byte));
+    REFUSED(cr_chan_close_remote(other, chan));
+    REFUSED(cr_dump(STDOUT_FILENO));
     cr_close(conn); /* ignored */
     cr_rt_destroy(other);
     _exit(7);
@@ -1125,4 +1131,67 @@ TEST(many_workers_on_one_processor)
     CHECK_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
     CHECK_EQ(cr_run(storms, NULL, &(struct cr_config){.workers = 8, .max_blocking_threads = 16}), 0);
     CHECK_EQ(counter, 5000);
+}
+
+/* ---- While worker 0 is stuck -------------------------------------------------------------------------------- */
+
+static struct cr_rt *runtime_here;
+static struct cr_chan *calls;
+static _Atomic int arrived;
+
+static void arrives(void *unused)
+{
+    (void)unused;
+    arrived++;
+}
+
+static void receives(void *unused)
+{
+    int value;
+    (void)unused;
+    CHECK_EQ(cr_chan_recv(calls, &value), 0);
+    CHECK_EQ(value, 7);
+    arrived++;
+}
+
+static void *calls_from_outside(void *unused)
+{
+    int value = 7;
+    (void)unused;
+    CHECK_EQ(cr_go_remote(runtime_here, arrives, NULL), 0);
+    CHECK_EQ(cr_chan_send_remote(runtime_here, calls, &value), 0);
+    CHECK_EQ(cr_chan_close_remote(runtime_here, calls), 0);
+    arrived++;
+    return NULL;
+}
+
+/* Does not suspend before all has arrived. */
+static void is_stuck_meanwhile(void *unused)
+{
+    (void)unused;
+    pthread_t thread;
+    int64_t end = cr_after(10 * CR_SEC);
+    CHECK_EQ(cr_worker_index(), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, calls_from_outside, NULL), 0);
+    while (arrived < 3 && cr_now() < end)
+        ;
+    CHECK_EQ(arrived, 3);
+    pthread_join(thread, NULL);
+}
+
+static void has_worker_0_stuck(void *unused)
+{
+    struct cr_co *co;
+    (void)unused;
+    runtime_here = cr_rt_here();
+    CHECK_EQ(cr_chan_create(&calls, sizeof(int), 0), 0);
+    CHECK_EQ(cr_go_on(1, receives, NULL), 0);
+    CHECK_EQ(cr_spawn_on(&co, 0, is_stuck_meanwhile, NULL, NULL), 0);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK_EQ(cr_chan_destroy(calls), 0);
+}
+
+TEST(calls_from_outside_reach_a_worker_that_is_not_stuck)
+{
+    CHECK_EQ(cr_run(has_worker_0_stuck, NULL, &(struct cr_config){.workers = 2, .slow_ns = -1}), 0);
 }

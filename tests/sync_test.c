@@ -76,6 +76,67 @@ TEST_BOTH(who_does_not_hold_a_mutex_can_not_unlock_it)
     CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }
 
+/* ---- Ending with a lock ------------------------------------------------------------------------------------- */
+
+static char text[4096];
+
+static void locks_and_ends(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+}
+
+static void runs_what_ends_with_a_mutex(void)
+{
+    struct cr_config config = {.workers = 1};
+    (void)!cr_run(locks_and_ends, NULL, &config);
+}
+
+TEST(a_coroutine_that_ends_with_a_mutex_ends_the_program)
+{
+    char where[64];
+    int status = test_capture(runs_what_ends_with_a_mutex, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    snprintf(where, sizeof(where), "mutex at %p", (void *)&mutex);
+    CHECK_STR(text, "coroutine 1 in ");
+    CHECK_STR(text, " has ended without unlocking 1 lock ");
+    CHECK(strstr(text, where));
+}
+
+static void unlocks(void *m)
+{
+    CHECK_EQ(cr_mutex_unlock(m), 0);
+}
+
+static void leaves_it_to_a_destructor(void *key)
+{
+    CHECK_EQ(cr_local_set(*(unsigned *)key, &mutex), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+}
+
+TEST_BOTH(what_local_storage_unlocks_is_not_held_at_the_end)
+{
+    unsigned key;
+    struct cr_co *co;
+    CHECK_EQ(cr_local_key(&key, unlocks), 0);
+    CHECK_EQ(cr_spawn(&co, leaves_it_to_a_destructor, &key, NULL), 0);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK_EQ(cr_mutex_lock_try(&mutex), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+}
+
+static struct cr_mutex row[600];
+
+TEST_BOTH(many_locks_may_be_held_at_once)
+{
+    for (int i = 0; i < 600; i++)
+        CHECK_EQ(cr_mutex_lock(&row[i]), 0);
+    for (int i = 0; i < 600; i++)
+        CHECK_EQ(cr_mutex_unlock(&row[i]), 0);
+}
+
+/* ---- Cycles of holders -------------------------------------------------------------------------------------- */
+
 static struct cr_mutex forks[3];
 static _Atomic int deadlocks;
 

@@ -68,7 +68,8 @@ enum cr_config_flags {
 
 /* Runs fn(arg) as the first coroutine, and returns when every coroutine has ended. The calling thread is worker 0; the others get threads of their own.
  * Asynchronous signals are blocked meanwhile and taken between coroutines, on the thread's own stack, with
- * whatever disposition the program gave them. Threads made by a coroutine inherit the mask; of child processes crore/outside.h tells.
+ * whatever disposition the program gave them; on another worker's, if a coroutine keeps the first one from that for more than some 10 ms. What the program has no
+ * handler for, the monitor has the kernel do then, with one worker, too (not with one and a negative slow_ns: it has no monitor). Threads made by a coroutine inherit the mask; of child processes crore/outside.h tells.
  * Returns 0; -EBUSY inside a runtime; -EINVAL (config); -ENOMEM; -EAGAIN (a worker's thread could not be made); -EDEADLK when nothing can ever run again, after a
  * report that lists the parked coroutines (their stacks and records are given back, their frames are
  * not unwound); or what opening the poller returned; -EPERM in a child process forked inside of a runtime. */
@@ -167,7 +168,7 @@ CR_API int64_t cr_after(int64_t duration_ns);
  * From a coroutine: suspends until it is written. From a thread that runs none: of all runtimes of the process, and blocks the thread. If nobody reads from
  * fd, the rest is dropped after 5 s.
  * Returns 0; -ECANCELED (it is written nevertheless, in a moment); -EBADF, -EMFILE (of a duplicate of fd); -ENOMEM, -EAGAIN (no thread to do it); -ESRCH: no runtime
- * runs; -EPERM in a signal handler on a worker.
+ * runs; -EPERM in a signal handler on a worker, and in a child of fork.
  *
  * SIGQUIT (Ctrl-\) does the same to report_fd while a runtime runs, and ends nothing: if it had its default disposition when the runtime started, and the flags do not
  * say CR_NO_SIGQUIT. Where the program handles, ignores or blocks it, it is the program's: set that before the runtime starts. */

@@ -27,7 +27,6 @@ struct cr_mutex {
     unsigned _word, _spin;
     struct cr_co *_owner;
     struct cr_waiters _waiters;
-    int64_t _starving_since_ns;
 };
 
 /* Locks. -EDEADLK if the caller holds it already, or if it is part of a cycle of coroutines each of which waits for a

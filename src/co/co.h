@@ -54,8 +54,8 @@ struct cr_co {
     struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
     struct cr_co *next;  /* in a queue of its owner's */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
-    uint8_t sched_flags; /* the scheduler's, as are sched_wait, sched_lock, worker */
-    uint8_t sched_wait;
+    uint8_t sched_flags; /* the scheduler's */
+    uint8_t locks;       /* of a scheduled one: how many it holds, as far as CR__LOCKS_MANY; by itself */
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */
     struct cr__co_cold *cold;
@@ -198,10 +198,19 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
                    void (*fn)(void *co, void *value, uint64_t note));
 
-/* A word of a running coroutine's stack that no frame overlaps, for its owner: valid from cr__co_prepare until the stack goes. */
-static inline void **cr__co_word(struct cr_co *co)
+#define CR__LOCKS_MANY 255 /* so many, or more, have been held at once: from then on it is not known */
+
+/* What lies at the top of a running coroutine's stack, where no frame overlaps it, for its owner; the coroutine's own business while it runs. */
+struct cr__co_top {
+    void *last_lock; /* that it took: after it has arrived, as is the next */
+    void *reads;     /* what it holds for reading */
+    void *word;      /* from cr__co_prepare on */
+};
+_Static_assert(sizeof(struct cr__co_top) <= CR__ARCH_TOP_BYTES, "what no frame overlaps; the first context lies there, too, until it has arrived (arch.h)");
+
+static inline struct cr__co_top *cr__co_top(struct cr_co *co)
 {
-    return (void **)(void *)(co->stack.top - sizeof(void *));
+    return (struct cr__co_top *)(void *)(co->stack.top - sizeof(struct cr__co_top));
 }
 
 /* First thing on a fresh stack: sanitizers' bookkeeping, and the floating-point control words that every coroutine with

@@ -199,7 +199,7 @@ static inline int wait_end(struct cr__record *me, struct cr__pollable *p, enum c
 static int finish(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns)
 {
     struct cr__pollable *p = (struct cr__pollable *)me->node.object;
-    enum cr__direction d = me->co.sched_wait == CR__WAIT_READABLE ? CR__IN : CR__OUT;
+    enum cr__direction d = cr__waits_for(me) == CR__WAIT_READABLE ? CR__IN : CR__OUT;
     (void)worker;
     return wait_end(me, p, d, (uint16_t)(uintptr_t)me->node.next, cr__wait_arrive(me, deadline_ns));
 }

@@ -21,12 +21,6 @@ struct cr_rt *cr_rt_here(void)
     return cr__acting(&worker) ? cr__rt_of(worker->sched) : NULL;
 }
 
-/* 0: the caller is inside, and leaves. */
-static int enter(struct cr_rt *rt)
-{
-    return cr__forked() ? -EPERM : cr__sched_enter(cr__sched_of(rt));
-}
-
 /* ---- Spawning ----------------------------------------------------------------------------------------------- */
 
 struct go {
@@ -312,7 +306,7 @@ int cr_event_set_remote(struct cr_rt *rt, struct cr_event *event)
 {
     if (!rt || !event)
         return -EINVAL;
-    int r = enter(rt);
+    int r = cr__sched_enter(cr__sched_of(rt));
     if (r < 0)
         return r;
     r = set_inside(cr__sched_of(rt), event);

@@ -257,6 +257,7 @@ static int run(struct cr_rt *rt)
     struct cr__sched *s = &rt->sched;
     cr__conn_default_net(&cr__kernel_net);
     atomic_store_explicit(&s->take_over, cr__server_take_over, memory_order_relaxed);
+    atomic_store_explicit(&s->take_signals, cr__signals_take_over, memory_order_relaxed);
     cr__waits_describe();
     int r = alloc_workers(s);
     struct start *starts = rt->starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;

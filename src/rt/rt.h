@@ -12,6 +12,9 @@
 int cr__signals_enter(struct cr__worker *worker);
 void cr__signals_leave(struct cr__worker *worker);
 
+/* Has those that are pending taken elsewhere than on worker 0, which is stuck. By the monitor's thread, on which all are blocked. */
+void cr__signals_take_over(struct cr__sched *sched);
+
 /* Has reports say more of waits that the rooms below know (waits.c). */
 void cr__waits_describe(void);
 
@@ -28,13 +31,6 @@ ssize_t cr__fd_watch(int fd, int64_t deadline_ns, ssize_t (*attempt)(struct cr__
 
 /* The other way: cr__sched_of. */
 struct cr_rt *cr__rt_of(struct cr__sched *sched);
-
-/* Around a runtime's life: a child that is forked meanwhile has none. 0 or -ENOMEM. */
-int cr__fork_watch(void);
-void cr__fork_unwatch(void);
-
-/* Whether this process is such a child. */
-bool cr__forked(void);
 
 /* The processors that the cgroup (version 2) of the process has a quota for, rounded up: the least of its own and those above it; 0: none.
  *   membership: the file that names it, as /proc/self/cgroup does

@@ -1,3 +1,6 @@
+/* Asynchronous signals come to worker 0, between two coroutines. While that one is stuck in a coroutine, the monitor has them taken elsewhere: by another worker, if
+ * the program has a handler for one, which is to run where coroutines do, never beside the only worker that there is; on the monitor's own thread, if
+ * the kernel does what is to be done. So Ctrl-C ends a program whose coroutine never suspends. */
 #include "rt/rt.h"
 
 #include <crore/outside.h>
@@ -11,6 +14,8 @@ struct signals {
     const sigset_t *before; /* what the program blocks */
     sigset_t blocked;
     struct cr__poll_watch watch;
+    struct cr__post post; /* to another worker, while this one is stuck */
+    _Atomic bool posted;
 };
 
 /* Opens the door for a moment. */
@@ -79,6 +84,52 @@ void cr__signals_leave(struct cr__worker *worker)
         cr__os_close(signals->watch.fd);
     pthread_sigmask(SIG_SETMASK, signals->before, NULL);
     cr__mem_free(signals, sizeof(*signals), CR__MEM_OTHER);
+}
+
+/* ---- While worker 0 is stuck -------------------------------------------------------------------------------- */
+
+/* On whichever worker. */
+static void deliver_here(struct cr__worker *worker, struct cr__post *post)
+{
+    struct signals *signals = CR__CONTAINER(post, struct signals, post);
+    sigset_t ours;
+    atomic_store_explicit(&signals->posted, false, memory_order_relaxed);
+    if (!worker)
+        return;
+    pthread_sigmask(SIG_SETMASK, signals->before, &ours);
+    pthread_sigmask(SIG_SETMASK, &ours, NULL);
+    if (CR__UNLIKELY(cr__forked()))
+        cr__panic("a signal handler returned in a child of fork(), where there is no runtime: exec or _exit was meant");
+}
+
+static bool has_handler(int number)
+{
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 &&
+           ((action.sa_flags & SA_SIGINFO) || (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN));
+}
+
+void cr__signals_take_over(struct cr__sched *sched)
+{
+    struct signals *signals = sched->workers[0]->rt;
+    sigset_t pending, kernels, before;
+    bool handled = false;
+    sigemptyset(&kernels);
+    sigpending(&pending);
+    for (int s = 1; s < NSIG; s++) {
+        if (sigismember(&pending, s) != 1 || sigismember(signals->before, s) == 1)
+            continue;
+        if (has_handler(s))
+            handled = true;
+        else
+            sigaddset(&kernels, s);
+    }
+    pthread_sigmask(SIG_UNBLOCK, &kernels, &before);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (handled && sched->count > 1 && !atomic_exchange_explicit(&signals->posted, true, memory_order_relaxed)) {
+        signals->post.fn = deliver_here;
+        (void)!cr__sched_tell(sched, &signals->post); /* if it has ended: they are the program's again at once */
+    }
 }
 
 /* ---- For the program ---------------------------------------------------------------------------------------- */

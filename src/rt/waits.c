@@ -48,7 +48,7 @@ static bool holder_pinned(unsigned *spin, struct cr_co **field, struct cr__holde
 static bool lock_holder(const struct cr__record *waits, struct cr__holder *out)
 {
     cr__park_word *word = (cr__park_word *)(uintptr_t)&waits->word;
-    unsigned kind = waits->co.sched_wait;
+    unsigned kind = cr__waits_for(waits);
     void *object = (void *)waits->node.object;
     bool known = false;
     if (!cr__park_pin(word, kind))

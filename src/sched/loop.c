@@ -240,6 +240,8 @@ void cr__sched_finish(struct cr__sched *s, int result)
 
 int cr__sched_enter(struct cr__sched *s)
 {
+    if (cr__forked())
+        return -EPERM;
     cr__spin_lock(&s->end_lock);
     bool done = atomic_load_explicit(&s->done, memory_order_relaxed);
     if (!done)
@@ -256,22 +258,49 @@ void cr__sched_leave(struct cr__sched *s)
     cr__spin_unlock(&s->end_lock);
 }
 
+/* Under end_lock. Returns whether it is the first one, for which somebody is to be roused. */
+static bool append_told_locked(struct cr__sched *s, struct cr__post *post)
+{
+    post->link.next = 0;
+    if (s->told)
+        s->told_last->link.next = (uintptr_t)post;
+    else
+        s->told = post;
+    s->told_last = post;
+    bool first = s->open && !atomic_load_explicit(&s->any_told, memory_order_relaxed);
+    if (first)
+        atomic_store_explicit(&s->any_told, true, memory_order_relaxed);
+    return first;
+}
+
+/* If nobody sleeps, the next one that comes by its loop takes it. */
+static void rouse_one(struct cr__sched *s)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in fall_asleep: it sees any_told, or we see it asleep */
+    for (unsigned i = 0; i < s->count; i++) {
+        if (cr__inbox_rouse(&s->workers[i]->inbox)) {
+            s->workers[i]->poller_ops->kick(s->workers[i]);
+            return;
+        }
+    }
+}
+
 int cr__sched_tell(struct cr__sched *s, struct cr__post *post)
 {
+    if (cr__forked())
+        return -EPERM;
     post->promised = true;
     cr__spin_lock(&s->end_lock);
-    bool done = atomic_load_explicit(&s->done, memory_order_relaxed), open = s->open;
-    if (!done)
+    bool done = atomic_load_explicit(&s->done, memory_order_relaxed), first = false;
+    if (!done) {
         cr__sched_promise(s);
-    if (!done && open)
-        atomic_fetch_add_explicit(&s->inside, 1, memory_order_relaxed); /* the worker is there until we have kicked it */
-    if (!done && !open) {
-        post->link.next = (uintptr_t)s->early;
-        s->early = post;
+        first = append_told_locked(s, post);
     }
+    if (first)
+        atomic_fetch_add_explicit(&s->inside, 1, memory_order_relaxed); /* the workers are there until we have kicked one */
     cr__spin_unlock(&s->end_lock);
-    if (!done && open) {
-        cr__post(s->workers[0], post);
+    if (first) {
+        rouse_one(s);
         cr__sched_leave(s);
     }
     return done ? -ESHUTDOWN : 0;
@@ -295,22 +324,37 @@ void cr__sched_promise_kept(struct cr__sched *s)
     atomic_fetch_sub_explicit(&s->promised, 1, memory_order_release); /* pairs with the acquire in look_for_the_end */
 }
 
-static struct cr__post *take_early(struct cr__sched *s)
+static struct cr__post *take_told(struct cr__sched *s)
 {
     cr__spin_lock(&s->end_lock);
-    struct cr__post *early = s->early;
-    s->early = NULL;
-    s->open = true;
+    struct cr__post *first = s->told;
+    s->told = NULL;
+    atomic_store_explicit(&s->any_told, false, memory_order_relaxed);
     cr__spin_unlock(&s->end_lock);
-    return early;
+    return first;
 }
 
-static void open_to_outside(struct cr__worker *w)
+static void do_told(struct cr__sched *s, struct cr__worker *w)
 {
-    for (struct cr__post *post = take_early(w->sched), *next; post; post = next) {
+    for (struct cr__post *post = take_told(s), *next; post; post = next) {
         next = (struct cr__post *)post->link.next;
-        cr__post(w, post);
+        post->fn(w, post);
+        cr__sched_promise_kept(s);
     }
+}
+
+static bool anything_told(struct cr__sched *s)
+{
+    return atomic_load_explicit(&s->any_told, memory_order_relaxed);
+}
+
+/* By worker 0: from now on somebody runs who does what is told; what came before that, too. */
+static void open_to_outside(struct cr__sched *s)
+{
+    cr__spin_lock(&s->end_lock);
+    s->open = true;
+    atomic_store_explicit(&s->any_told, s->told != NULL, memory_order_relaxed);
+    cr__spin_unlock(&s->end_lock);
 }
 
 void cr__sched_abandon(struct cr__sched *s)
@@ -318,11 +362,7 @@ void cr__sched_abandon(struct cr__sched *s)
     cr__spin_lock(&s->end_lock);
     atomic_store_explicit(&s->done, true, memory_order_relaxed);
     cr__spin_unlock(&s->end_lock);
-    for (struct cr__post *post = take_early(s), *next; post; post = next) {
-        next = (struct cr__post *)post->link.next;
-        post->fn(NULL, post);
-        cr__sched_promise_kept(s);
-    }
+    do_told(s, NULL);
 }
 
 /* All workers have stopped: what was still under way to this one. Afterwards nobody outside is about to touch a worker. */
@@ -330,6 +370,7 @@ void cr__worker_drain(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
     empty_inbox(w);
+    do_told(s, w);
     while (atomic_load_explicit(&s->promised, memory_order_acquire) > 0 || atomic_load_explicit(&s->inside, memory_order_acquire) > 0) {
         sched_yield();
         empty_inbox(w);
@@ -353,6 +394,11 @@ static bool fall_asleep(struct cr__worker *w)
     atomic_thread_fence(memory_order_seq_cst);
     if (CR__UNLIKELY(w->starving > 0) && (cr__stack_any_returned(&w->stacks) || cr__stack_any_returned(&w->virtuals)))
         cr__worker_rouse(w); /* before the look for the end: one that is roused has something to do */
+    if (anything_told(s)) {
+        (void)!cr__inbox_rouse(&w->inbox);
+        atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
+        return false;
+    }
     if (atomic_load_explicit(&s->idle, memory_order_relaxed) == s->count)
         look_for_the_end(s);
     return true;
@@ -365,7 +411,7 @@ static void fire(struct cr__timer *timer, void *arg)
     struct cr__worker *w = arg;
     struct cr__record *record = CR__CONTAINER(timer, struct cr__record, timer);
     /* a sleeper's time coming is what it waits for */
-    bool sleeps = record->co.sched_wait == CR__WAIT_SLEEP;
+    bool sleeps = cr__waits_for(record) == CR__WAIT_SLEEP;
     if (!sleeps)
         cr__count(&w->counters.timeouts, 1);
     if (cr__park_claim(&record->word, sleeps ? CR__WOKEN : CR__TIMED_OUT, w->alone)) {
@@ -472,6 +518,8 @@ static void house_keeping(struct cr__worker *w)
             cr__feed(w, 0);
     }
     empty_inbox(w);
+    if (CR__UNLIKELY(anything_told(w->sched)))
+        do_told(w->sched, w);
 }
 
 int cr__worker_run(struct cr__worker *w)
@@ -479,7 +527,7 @@ int cr__worker_run(struct cr__worker *w)
     struct cr__sched *s = w->sched;
     int r = 0;
     if (w->index == 0)
-        open_to_outside(w);
+        open_to_outside(s);
     while (r == 0 && !atomic_load_explicit(&s->done, memory_order_acquire)) { /* pairs with the release in finish */
         int64_t before_ns = w->now_ns;
         cr__run_ready(w);

@@ -3,7 +3,7 @@
  * A worker that runs shows it: its loop counts its turns, each switch changes the chain's budget. One whose two numbers have not changed since the last look, and that does not
  * sleep in its poller, runs one coroutine since then (or is in its loop, which the sight tells). What is stuck so
  *     for a look                has its ring emptied by others: one that sleeps is roused, to steal. What can't be taken from it: what it was about to run next (`next`),
- *                               what has started there and stays, what was sent to it, and what was placed on it
+ *                               what has started there and stays, what was sent to it, and what was placed on it. Of worker 0, the process's signals are taken, too
  *     for slow_ns               is counted, and reported, once per function
  *
  * Time counts only as far as the monitor itself was on time: if a debugger, or a machine that is overloaded, holds up the whole process, nobody is blamed for it.
@@ -110,10 +110,17 @@ static void help(struct cr__sched *s, struct cr__worker *stuck, struct seen *see
         return;
     atomic_store_explicit(&stuck->generous, true, memory_order_relaxed); /* until its next turn */
     if (cr__runq_length(&stuck->stealable) > 0 || cr__runq_length(&stuck->wanderers) > 0 ||
-        atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0)
+        atomic_load_explicit(&s->injection.batches, memory_order_relaxed) > 0 || atomic_load_explicit(&s->any_told, memory_order_relaxed))
         cr__sched_wake_one(s);
     if (!seen->taken_over && atomic_load_explicit(&s->take_over, memory_order_relaxed))
         seen->taken_over = send_takeover(s, stuck);
+}
+
+static void take_signals(struct cr__sched *s, const struct cr__worker *stuck)
+{
+    void (*fn)(struct cr__sched *) = atomic_load_explicit(&s->take_signals, memory_order_relaxed);
+    if (fn && stuck->index == 0)
+        fn(s);
 }
 
 /* ---- Slow coroutines ---------------------------------------------------------------------------------------- */
@@ -180,6 +187,7 @@ static bool look_at(struct cr__watch *watch, struct cr__worker *w, struct seen *
     }
     seen->ran_ns += passed_ns;
     help(s, w, seen);
+    take_signals(s, w);
     if (s->slow_ns >= 0 && seen->ran_ns >= s->slow_ns && !seen->counted)
         look_at_slow(watch, w, seen);
     return true;
@@ -494,10 +502,8 @@ static int dump_inside(struct cr__worker *w, struct cr__record *me, struct cr__d
     pthread_mutex_unlock(&list_lock);
     if (begun < 0)
         return r < 0 ? r : begun;
-    if (r < 0 && cr__park_abandon(&me->word, w->alone)) {
-        me->co.sched_wait = CR__WAIT_NONE;
+    if (r < 0 && cr__park_abandon(&me->word, w->alone))
         return r;
-    }
     cr__wait_outside(w, 1);
     int ended = cr__wait_suspend(w, me, CR_FOREVER);
     cr__wait_outside(cr__worker_here(), -1);
@@ -510,6 +516,8 @@ static int dump_inside(struct cr__worker *w, struct cr__record *me, struct cr__d
 /* From a thread of nobody's: each runtime, one after the other. */
 static int dump_from_outside(int fd)
 {
+    if (cr__forked())
+        return -EPERM;
     struct cr__dump_request *waiting = NULL, *next;
     int r = -ESRCH;
     pthread_mutex_lock(&list_lock);

@@ -64,6 +64,12 @@ static inline unsigned cr__park_kind(uint32_t value)
     return (value & CR__KINDS) / CR__KIND;
 }
 
+/* By the running coroutine. */
+static inline void cr__park_kind_clear(cr__park_word *word)
+{
+    atomic_fetch_and_explicit(word, ~(uint32_t)CR__KINDS, memory_order_relaxed);
+}
+
 static inline bool cr__park_cancelled(uint32_t value)
 {
     return (value & (CR__CANCEL | CR__SCOPE_CANCEL)) != 0 && !(value & CR__MASKED);

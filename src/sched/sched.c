@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "obs/obs.h"
 #include "os/os.h"
 #include "sched/budget.h"
 #include "sched/task.h"
@@ -148,8 +149,9 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     struct cr__record *me = arg;
     (void)value;
     cr__co_arrive(&me->co, note);
-    void **word = cr__co_word(&me->co), *user_arg = *word;
-    *word = pool_of(cr__worker_here(), &me->co); /* where the stack comes from: it may end elsewhere */
+    struct cr__co_top *top = cr__co_top(&me->co);
+    void *user_arg = top->word;
+    *top = (struct cr__co_top){.word = pool_of(cr__worker_here(), &me->co)}; /* where the stack comes from: it may end elsewhere */
     ((void (*)(void *))me->co.entry)(user_arg);
     end_running(me);
     __builtin_unreachable();
@@ -178,7 +180,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
         return false;
     }
     if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
-        *cr__co_word(&record->co) = arg;
+        cr__co_top(&record->co)->word = arg;
         w->unstarted--;
         cr__co_flags_set(&record->co, CR__CO_STARTED);
         if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL)
@@ -186,7 +188,6 @@ static bool start(struct cr__worker *w, struct cr__record *record)
         return true;
     }
     cr__count(&w->counters.stack_waits, 1);
-    record->co.sched_wait = CR__WAIT_STACK;
     cr__co_flags_set(&record->co, CR__CO_STARVES);
     cr__queue_push(&w->starved[cr__stack_class(&w->stacks, stack_bytes)], &record->co);
     atomic_store_explicit(&w->starving, w->starving + 1, memory_order_relaxed);
@@ -504,7 +505,6 @@ CR__COLD void cr__feed(struct cr__worker *w, unsigned class)
         class = (class + 1) % CR__STACK_CLASSES;
     struct cr_co *waits = cr__queue_pop(&w->starved[class]);
     atomic_store_explicit(&w->starving, w->starving - 1, memory_order_relaxed);
-    waits->sched_wait = CR__WAIT_NONE;
     cr__co_flags_set(waits, 0);
     cr__queue_push(&w->ready, waits); /* it has been started here, as far as others are concerned */
 }
@@ -530,7 +530,7 @@ static void put_stack(struct cr__worker *w, struct cr__record *me)
         cr__shared_end(&me->co);
         return;
     }
-    struct cr__stack_pool *home = *cr__co_word(&me->co);
+    struct cr__stack_pool *home = cr__co_top(&me->co)->word;
     if (cr__co_kind(&me->co) == CR_STACK_VIRTUAL)
         cr__freezer_owns(w, me, false);
     if (CR__LIKELY(home == pool_of(w, &me->co))) {
@@ -563,8 +563,24 @@ static inline void give_up_record(struct cr__worker *w, struct cr__record *me)
         free_record(w, me);
 }
 
+/* Who waits for such a lock would wait for ever, and whoever has the record next would be taken for the holder. What local storage's destructors unlock is well. */
+static CR__COLD void end_with_locks(struct cr__record *me)
+{
+    char name[CR__NAME_BYTES], function[128];
+    cr_name_get(&me->co, name, sizeof(name));
+    cr__co_cold_free(&me->co);
+    if (me->co.locks == 0 || me->co.locks == CR__LOCKS_MANY)
+        return;
+    uintptr_t last = cr__co_in_place(&me->co) ? (uintptr_t)cr__co_top(&me->co)->last_lock : 0;
+    cr__panic("coroutine %u%s%s%s in %s has ended without unlocking %u lock%s that it holds; the last one that it took is the %s at %p", me->co.id,
+              name[0] ? " \"" : "", name, name[0] ? "\"" : "", cr__symbol_of((void *)me->co.entry, function, sizeof(function)), me->co.locks,
+              me->co.locks == 1 ? "" : "s", last & CR__LOCK_OF_MANY ? "readers-writer lock" : "mutex", (void *)(last & ~CR__LOCK_OF_MANY));
+}
+
 void cr__task_end(struct cr__worker *w, struct cr__record *me)
 {
+    if (CR__UNLIKELY(me->co.locks != 0))
+        end_with_locks(me);
     cr__co_cold_free(&me->co);
     w->self->task = NULL;
     w->live--;
@@ -577,6 +593,10 @@ static CR__NOINLINE void end_running(struct cr__record *me)
     struct cr__worker *w = cr__worker_here();
     if (CR__UNLIKELY(!w))
         cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
+    if (CR__UNLIKELY(me->co.locks != 0)) {
+        end_with_locks(me);
+        w = cr__worker_here();
+    }
     if (CR__UNLIKELY(me->co.cold != NULL)) {
         cr__co_cold_free(&me->co);
         w = cr__worker_here(); /* the user's destructors ran */
@@ -727,7 +747,7 @@ int cr__task_spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     if (!record)
         return -ENOMEM;
     record->co.sched_flags = placed ? CR__PLACED : 0;
-    record->co.sched_wait = CR__WAIT_NONE;
+    record->co.locks = 0;
     record->co.id = w->last_id += w->sched->count;
     record->co.entry = (void (*)(void))frame->at->next;
     record->co.cold = cold;
@@ -859,7 +879,7 @@ __attribute__((always_inline)) static inline int join(struct cr_co *co, int *res
         return -EPERM;
     struct cr__record *target = cr__record_of(co);
     if (target == me)
-        return cr__park_held(&me->word) ? -EDEADLK : -EPERM;
+        return -EDEADLK;
     bool done;
     int r = join_begin(w, me, target, deadline_ns, &done);
     if (r < 0) {
@@ -1016,10 +1036,9 @@ int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns)
 
     if (cr__timer_armed(&me->timer))
         cr__wheel_cancel(&cr__worker_here()->wheel, &me->timer); /* on the same worker: is_stealable says so */
-    bool sleeps = me->co.sched_wait == CR__WAIT_SLEEP;
     me->co.sched_flags &= (uint8_t)~CR__TIMED;
-    me->co.sched_wait = CR__WAIT_NONE;
     enum cr__wait_state outcome = cr__park_state(&me->word);
+    bool sleeps = cr__waits_for(me) == CR__WAIT_SLEEP;
     CR__ASSERT(outcome > CR__WAITING);
     if (CR__UNLIKELY(cr__bounded(me, deadline_ns) != deadline_ns) && (outcome == CR__TIMED_OUT || (sleeps && outcome == CR__WOKEN)))
         return -ECANCELED; /* what bounds it came first */
@@ -1083,7 +1102,6 @@ int cr_park_until(int64_t deadline_ns)
     }
     /* A token that was left since then; a later unpark claims the wait. */
     if (CR__UNLIKELY(atomic_load_explicit(&me->word, memory_order_relaxed) & CR__TOKEN) && cr__park_abandon(&me->word, w->alone)) {
-        me->co.sched_wait = CR__WAIT_NONE;
         cr__park_take_token(&me->word);
         return 0;
     }

@@ -264,11 +264,14 @@ struct cr__sched {
     struct cr__sched *watched_next;
     /* Called on an idle worker when another one has been stuck for a while: what that one has to do, and `here` can, is `here`'s now. NULL: nothing. */
     void (*_Atomic take_over)(struct cr__worker *here, struct cr__worker *stuck);
+    /* Called on the monitor's thread, at each look that finds worker 0 stuck: the process's signals, which come to that one, are taken elsewhere. NULL: nothing. */
+    void (*_Atomic take_signals)(struct cr__sched *sched);
 
     _Alignas(CR__CACHE_LINE) _Atomic unsigned idle; /* workers that sleep, or are about to */
     _Atomic unsigned searching;  /* awake, without work, looking for some */
     _Atomic bool waking;         /* one has been roused, and has not begun to search yet */
     _Atomic bool stopping;       /* everything is being cancelled, and so is what comes */
+    _Atomic bool any_told;       /* open, and something is in `told` */
     _Atomic bool done;           /* workers: return */
     _Atomic int result;
 
@@ -277,8 +280,8 @@ struct cr__sched {
     _Atomic int64_t promised;    /* what threads outside will still send: blocking jobs, remote calls under way */
     _Atomic unsigned inside;     /* threads outside that may touch workers right now */
     _Atomic uint8_t end_lock;
-    bool open;                   /* worker 0 runs; under end_lock, as is: */
-    struct cr__post *early;      /* what came before that */
+    bool open;                   /* worker 0 runs, or has run; under end_lock, as are: */
+    struct cr__post *told, *told_last; /* what threads outside have told, linked by link.next; first in, first out */
 
     _Alignas(CR__CACHE_LINE) struct cr__injection injection;
     _Alignas(CR__CACHE_LINE) struct cr__pool pool;
@@ -340,6 +343,28 @@ static inline bool cr__migrates(const struct cr__worker *worker, const struct cr
     return (cr__co_flags(co) & CR_MIGRATABLE) != 0 && !worker->alone;
 }
 
+/* What it waits for, or has last waited for. */
+static inline enum cr__wait_kind cr__waits_for(const struct cr__record *record)
+{
+    return (enum cr__wait_kind)cr__park_kind(atomic_load_explicit(&record->word, memory_order_relaxed));
+}
+
+/* The running coroutine has taken a lock, or given one back: it must not end with one. */
+#define CR__LOCK_OF_MANY ((uintptr_t)1) /* added to the address of a readers-writer lock */
+static inline void cr__lock_taken(struct cr__record *me, uintptr_t lock)
+{
+    if (CR__LIKELY(cr__co_in_place(&me->co))) /* a task has no such place, and one that is away is so for the sake of a bare one inside it */
+        cr__co_top(&me->co)->last_lock = (void *)lock;
+    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
+        me->co.locks++;
+}
+
+static inline void cr__lock_given(struct cr__record *me)
+{
+    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
+        me->co.locks--;
+}
+
 /* While it waits: where the value is. */
 static inline void **cr__record_value(struct cr__record *record)
 {
@@ -382,11 +407,18 @@ void cr__sched_cancel_all(struct cr__sched *sched, struct cr__worker *here);
 /* Ends the runtime: workers return from cr__worker_run. */
 void cr__sched_finish(struct cr__sched *sched, int result);
 
-/* Has post->fn called on worker 0, or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
- * has ended, and nothing happens. Between cr__sched_promise and _kept the runtime does not end, either. */
+/* Around a runtime's life: a child that is forked meanwhile has none (fork.c). 0 or -ENOMEM. */
+int cr__fork_watch(void);
+void cr__fork_unwatch(void);
+
+/* Whether this process is such a child: no worker runs there, and what is sent to one would never be done. */
+bool cr__forked(void);
+
+/* Has post->fn called on whichever worker comes by first, in the order in which it was told; or, if the runtime ends before it began, with NULL. From any thread, while the runtime exists. 0; -ESHUTDOWN: it
+ * has ended, and nothing happens; -EPERM in a child of fork. Between cr__sched_promise and _kept the runtime does not end, either. */
 int cr__sched_tell(struct cr__sched *sched, struct cr__post *post);
 
-/* Around what a thread outside does with a runtime's workers, and with what they hold: between enter (0; -ESHUTDOWN: it has ended) and leave they are
+/* Around what a thread outside does with a runtime's workers, and with what they hold: between enter (0; -ESHUTDOWN: it has ended; -EPERM in a child of fork) and leave they are
  * there. What is to be done before the runtime ends is promised inside, while a coroutine lives that waits for it. */
 int cr__sched_enter(struct cr__sched *sched);
 void cr__sched_leave(struct cr__sched *sched);
@@ -441,7 +473,6 @@ static inline int cr__wait_begin(struct cr__worker *worker, struct cr__record *m
     if (CR__UNLIKELY(deadline_ns <= worker->now_ns)) /* one that has passed since is found by the loop */
         return cr__too_late(worker, me);
     me->node.object = (uintptr_t)object; /* before: who sees that it waits sees for what */
-    me->co.sched_wait = (uint8_t)kind;
     return CR__LIKELY(cr__park_begin(&me->word, kind, worker->alone)) ? 0 : -ECANCELED;
 }
 

@@ -229,7 +229,7 @@ static void note_edge(struct cr__tally *t, struct cr__worker *here, struct cr__r
         .from = record->co.id,
         .to = to,
         .since = record->since,
-        .kind = record->co.sched_wait,
+        .kind = (uint8_t)cr__waits_for(record),
         .deadline = cr__timer_armed(&record->timer),
         .worker = here->index,
         .record = record,
@@ -242,7 +242,7 @@ static void note_edge(struct cr__tally *t, struct cr__worker *here, struct cr__r
 
 static void note_wait(struct cr__tally *t, struct cr__worker *here, struct cr__record *record, struct cr__group *group)
 {
-    const struct cr__wait_ops *ops = ops_of(record->co.sched_wait);
+    const struct cr__wait_ops *ops = ops_of(cr__waits_for(record));
     struct cr__holder holder = {0};
     if (ops && ops->holder && ops->holder(record, &holder))
         note_edge(t, here, record, holder.id);
@@ -286,7 +286,7 @@ void cr__tally_look(struct cr__tally *t, struct cr__worker *here, struct cr__rec
     struct cr__group key = {
         .entry = record->co.entry,
         .doing = parked ? CR__DOING_PARKED : CR__DOING_READY,
-        .kind = parked ? record->co.sched_wait : CR__WAIT_NONE,
+        .kind = parked ? (uint8_t)cr__waits_for(record) : CR__WAIT_NONE,
     };
     t->live++;
     struct cr__group *group = (cr__co_is_task(&record->co) ? group_of_task : group_of_coroutine)(t, &key, record);

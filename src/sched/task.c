@@ -162,7 +162,7 @@ int cr_task_yield(struct cr_task *task)
         return 0;
     }
     leaf.me->co.sched_flags |= CR__AWAITS;
-    leaf.me->co.sched_wait = CR__WAIT_NONE; /* a wait that could not begin may have left its kind there */
+    cr__park_kind_clear(&leaf.me->word); /* there may still be that of an earlier wait */
     return cr__leaf_yield(leaf.worker, leaf.me);
 }
 

@@ -264,6 +264,8 @@ static CR__NOINLINE int lock_slowly(struct cr__worker *w, struct attempt a)
     a.since_ns = w->now_ns;
     while ((r = wait_round(w, &a)) == 1)
         w = cr__worker_here();
+    if (r == 0)
+        cr__lock_taken(a.me, (uintptr_t)a.m);
     return r;
 }
 
@@ -273,7 +275,11 @@ int cr_mutex_lock_until(struct cr_mutex *m, int64_t deadline_ns)
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
         return -EPERM;
-    return CR__LIKELY(take(w, m, me)) ? 0 : lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = deadline_ns});
+    if (CR__LIKELY(take(w, m, me))) {
+        cr__lock_taken(me, (uintptr_t)m);
+        return 0;
+    }
+    return lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = deadline_ns});
 }
 
 int cr_mutex_lock(struct cr_mutex *m)
@@ -332,7 +338,10 @@ int cr_mutex_lock_try(struct cr_mutex *m)
     struct cr__record *me = cr__enter(&w, CR__NOW);
     if (!me)
         return -EPERM;
-    return take(w, m, me) ? 0 : owner_of(m) == &me->co ? -EDEADLK : -EBUSY;
+    if (!take(w, m, me))
+        return owner_of(m) == &me->co ? -EDEADLK : -EBUSY;
+    cr__lock_taken(me, (uintptr_t)m);
+    return 0;
 }
 
 /* ---- Unlocking ---------------------------------------------------------------------------------------------- */
@@ -397,6 +406,7 @@ int cr_mutex_unlock(struct cr_mutex *m)
     struct cr__record *me = cr__acting(&w);
     if (!me || owner_of(m) != &me->co)
         return -EPERM;
+    cr__lock_given(me);
     if (CR__UNLIKELY(word_get(m) & STARVING) && hand_over(w, m))
         return 0;
     owner_set(m, NULL);
@@ -413,7 +423,9 @@ static void lock_again(struct cr_mutex *m)
     struct cr__worker *w = NULL;
     struct cr__record *me = cr__running(&w);
     struct cr__mask mask = cr__mask(me, CR_FOREVER);
-    if (!take(w, m, me))
+    if (take(w, m, me))
+        cr__lock_taken(me, (uintptr_t)m);
+    else
         (void)!lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = CR_FOREVER, .stubborn = true});
     cr__unmask(me, mask);
 }
@@ -466,7 +478,7 @@ int cr_task_cond_wait(struct cr_task *task, struct cr_cond *cond, struct cr_mute
     if (leaf.turn == CR__BEGINS)
         return cr__leaf_left(&leaf, cond_begin(leaf.worker, leaf.me, cond, m, deadline_ns), deadline_ns);
     int r;
-    if (leaf.me->co.sched_wait == CR__WAIT_COND) {
+    if (cr__waits_for(leaf.me) == CR__WAIT_COND) {
         r = cr__waiters_end(leaf.me, &cond->_spin, &cond->_waiters, cr__leaf_arrive(&leaf, deadline_ns));
         leaf.me->co.sched_flags |= (uint8_t)(r == -ETIMEDOUT ? CR__LATE : r == -ECANCELED ? CR__CUT : 0);
         cr__leaf_stubborn(leaf.me);

@@ -13,6 +13,7 @@ static struct cr__sched sched;
 static struct cr__worker workers[COROUTINES];
 static struct cr__record records[COROUTINES];
 static struct cr__self selves[COROUTINES];
+static struct cr__co_top tops[COROUTINES]; /* of stacks */
 static _Atomic bool timer_armed[COROUTINES];
 static int64_t suspended_ns; /* how long each suspension seems to last */
 
@@ -35,10 +36,12 @@ static void coroutines(int n, void (*fn)(void *arg))
         workers[i].io_budget = 1 << 20; /* never yields */
         records[i].co.mode = CR__MODE(CR__CO_SCHEDULED, 0);
         records[i].co.below = &records[i].co;
+        records[i].co.stack.top = (char *)(&tops[i] + 1);
         records[i].word = CR__RUNNING | (uint32_t)i * CR__WORKER;
         records[i].node.prev = &records[i].node;
         selves[i].current = &records[i].co;
         selves[i].worker = &workers[i];
+        workers[i].self = &selves[i];
         model_name(&records[i].word, (const char *[]){"word 0", "word 1", "word 2", "word 3"}[i]);
         model_thread(fn, (void *)(intptr_t)i);
     }

@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "rt/rt.h"
+#include "sched/sched.h"
 
 static _Atomic unsigned runtimes;
 static _Atomic bool forked;
