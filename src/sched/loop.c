@@ -496,6 +496,12 @@ static void try_again(struct cr__worker *w)
         cr__queue_push(&w->ready, cr__queue_pop(&w->put_off));
 }
 
+static bool take_returned_stacks(struct cr__worker *w)
+{
+    bool any = cr__stack_take_returned(&w->stacks);
+    return cr__stack_take_returned(&w->virtuals) || any;
+}
+
 /* What has gathered since the last turn. */
 static void house_keeping(struct cr__worker *w)
 {
@@ -513,7 +519,7 @@ static void house_keeping(struct cr__worker *w)
     cr__freezer_turn(w);
     if (CR__UNLIKELY(w->put_off.head != NULL) && w->now_ns - w->put_off_ns > PUT_OFF_NS)
         try_again(w);
-    if (CR__UNLIKELY(w->starving > 0) && (cr__stack_take_returned(&w->stacks) | cr__stack_take_returned(&w->virtuals))) {
+    if (CR__UNLIKELY(w->starving > 0) && take_returned_stacks(w)) {
         while (w->starving > 0)
             cr__feed(w, 0);
     }

@@ -57,7 +57,10 @@ static void look_all(struct cr__worker *w)
 
 static bool shrink_all(struct cr__worker *w)
 {
-    bool more = cr__stack_pool_shrink(&w->stacks) | cr__images_shrink(&w->images) | cr__frames_shrink(&w->frames) | cr__depot_tick(w->now_ns);
+    bool more = cr__stack_pool_shrink(&w->stacks);
+    more |= cr__images_shrink(&w->images);
+    more |= cr__frames_shrink(&w->frames);
+    more |= cr__depot_tick(w->now_ns);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
         more |= cr__slab_shrink(slab);
     return more;
