@@ -4,10 +4,10 @@
 
 #include <crore/api.h>
 
-/* What a parked coroutine costs; docs/stacks.md has figures, and what each forbids. */
+/* What a parked coroutine costs, and nothing else; docs/stacks.md has figures, and what each forbids. */
 enum cr_stack_kind {
     CR_STACK_DEFAULT = 0, /* what the runtime's configuration says; static without a runtime */
-    CR_STACK_STATIC = 1,  /* of its own, from a pool, guarded. Up to 2 KiB: packed without a guard; a canary is checked at each switch */
+    CR_STACK_STATIC = 1,  /* of its own, from a pool, guarded */
     CR_STACK_VIRTUAL = 2, /* of its own, with memory on demand; one that has been parked for long is frozen: its live bytes move into an image, and its
                              pages go back. Pointers to what lies on it stay valid */
     CR_STACK_SHARED = 3,  /* a few common ones per worker: live bytes are copied out when another coroutine needs the stack, and back before it goes

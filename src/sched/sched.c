@@ -244,7 +244,7 @@ static inline void prefetch_fresh(struct cr__worker *w)
 {
     const struct cr_co *after = cr__runq_peek(&w->stealable);
     cr__fetch_to_write(after);
-    cr__fetch_to_write((const char *)after + CR__CACHE_LINE);
+    cr__fetch_to_write((const void *)((uintptr_t)after + CR__CACHE_LINE));
 }
 
 static struct cr_co *take_stealable(struct cr__worker *w)
