@@ -230,11 +230,20 @@ TEST_CO(who_waits_for_a_mutex_is_told_with_who_holds_it)
     CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }
 
+static _Atomic int holding;
+
+static void wait_for_the_other(void)
+{
+    holding++;
+    while (holding < 2)
+        CHECK_EQ(cr_sleep(100 * CR_US), 0);
+}
+
 static void writes_then_locks(void *unused)
 {
     (void)unused;
     CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
-    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    wait_for_the_other();
     CHECK_EQ(cr_mutex_lock(&mutex), -ECANCELED);
     CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
 }
@@ -243,7 +252,7 @@ static void locks_then_reads(void *unused)
 {
     (void)unused;
     CHECK_EQ(cr_mutex_lock(&mutex), 0);
-    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    wait_for_the_other();
     CHECK_EQ(cr_rwlock_rdlock(&rwlock), -ECANCELED);
     CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }

@@ -149,6 +149,7 @@ static size_t resident_bytes(void)
 
 TEST(what_a_peak_leaves_behind_goes_back_to_the_system)
 {
+    SKIP_WITH_THREAD_SANITIZER();
     enum { COUNT = 1000000 };
     struct cr__slab slab;
     void **objects = malloc(COUNT * sizeof(*objects));
@@ -316,6 +317,7 @@ TEST(a_stack_that_is_put_back_is_handed_out_again_without_a_kernel_call)
 
 TEST(stacks_that_were_not_wanted_for_a_while_lose_their_pages_and_can_be_had_again)
 {
+    SKIP_WITH_THREAD_SANITIZER();
     enum { COUNT = 2000 };
     static struct cr__stack stacks[COUNT];
     struct cr__stack_pool pool;

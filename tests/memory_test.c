@@ -76,11 +76,13 @@ static void rises_and_falls(void *unused)
 
 TEST(memory_goes_back_to_the_system_after_a_peak_by_itself)
 {
+    SKIP_WITH_THREAD_SANITIZER();
     CHECK_EQ(cr_run(rises_and_falls, NULL, &(struct cr_config){.workers = 1}), 0);
 }
 
 TEST(so_it_does_with_several_workers)
 {
+    SKIP_WITH_THREAD_SANITIZER();
     CHECK_EQ(cr_run(rises_and_falls, NULL, &(struct cr_config){.workers = 3}), 0);
 }
 
@@ -103,6 +105,7 @@ static void trims(void *unused)
 
 TEST(memory_goes_back_at_once_when_it_is_told_to)
 {
+    SKIP_WITH_THREAD_SANITIZER();
     CHECK_EQ(cr_run(trims, NULL, &(struct cr_config){.workers = 1}), 0);
 }
 
@@ -127,6 +130,7 @@ static void comes_and_goes(void *unused)
 
 TEST(a_steady_load_makes_no_kernel_calls_for_memory)
 {
+    SKIP_WITH_THREAD_SANITIZER();
     CHECK_EQ(cr_run(comes_and_goes, NULL, &(struct cr_config){.workers = 1}), 0);
 }
 

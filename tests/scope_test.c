@@ -67,6 +67,8 @@ TEST_BOTH(cancelling_a_scope_ends_each_wait_in_it)
     CHECK_EQ(cr_sleep(CR_US), 0); /* no longer */
 }
 
+static _Atomic int nested;
+
 static void nests(void *unused)
 {
     (void)unused;
@@ -74,6 +76,7 @@ static void nests(void *unused)
     CHECK_EQ(cr_scope_open(&inner, CR_FOREVER), 0);
     for (int i = 0; i < 5; i++)
         CHECK_EQ(cr_scope_go(inner, sleeps, NULL), 0);
+    nested++;
     CHECK_EQ(cr_scope_close(inner), -ECANCELED);
     done++;
 }
@@ -84,7 +87,8 @@ TEST_BOTH(cancellation_reaches_nested_scopes)
     CHECK_EQ(cr_scope_open(&outer, CR_FOREVER), 0);
     for (int i = 0; i < 5; i++)
         CHECK_EQ(cr_scope_go(outer, nests, NULL), 0);
-    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    while (nested < 5)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(cr_scope_cancel(outer), 0);
     CHECK_EQ(cr_scope_close(outer), -ECANCELED);
     CHECK_EQ(done, 5);

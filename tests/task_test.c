@@ -1301,7 +1301,7 @@ static void await_outside(void)
 
 TEST(an_await_outside_of_a_task_is_named)
 {
-    check_abort(await_outside, "sleeps (../tests/task_test.c:");
+    check_abort(await_outside, "sleeps (" __FILE__ ":");
     CHECK_STR(told, "where no task runs");
 }
 
@@ -1377,8 +1377,8 @@ MISUSE(awaits_inside)
 
 TEST(misuse_is_named)
 {
-    check_abort(run_calls_twice, "task sleeps was resumed after its end (it was last at ../tests/task_test.c:");
-    check_abort(run_only_waits, "task only_waits (../tests/task_test.c:");
+    check_abort(run_calls_twice, "task sleeps was resumed after its end (it was last at " __FILE__ ":");
+    check_abort(run_only_waits, "task only_waits (" __FILE__ ":");
     CHECK_STR(told, "says that it waits, and awaits nothing");
     check_abort(run_ends_waiting, "has ended while it waits");
     check_abort(run_forgets, "did not call again what it awaits");
@@ -1436,8 +1436,8 @@ TEST(when_nothing_can_run_any_more_the_chain_of_awaits_is_told)
     CHECK_EQ(test_capture(stay_for_ever, told, sizeof(told)), 0);
     CHECK_STR(told, "nothing can ever run again: 5 coroutines parked");
     CHECK_STR(told, "5 in calls_one_that_waits wait for a semaphore");
-    CHECK_STR(told, "in waits_inside at ../tests/task_test.c:");
-    CHECK_STR(told, "from calls_one_that_waits at ../tests/task_test.c:");
+    CHECK_STR(told, "in waits_inside at " __FILE__ ":");
+    CHECK_STR(told, "from calls_one_that_waits at " __FILE__ ":");
 }
 
 TEST_BOTH(a_dump_shows_the_chain_of_awaits)
@@ -1454,8 +1454,8 @@ TEST_BOTH(a_dump_shows_the_chain_of_awaits)
     CHECK(n > 0);
     told[n] = '\0';
     CHECK_STR(told, "20 in calls_one_that_waits wait for a semaphore");
-    CHECK_STR(told, "in waits_inside at ../tests/task_test.c:");
-    CHECK_STR(told, "from calls_one_that_waits at ../tests/task_test.c:");
+    CHECK_STR(told, "in waits_inside at " __FILE__ ":");
+    CHECK_STR(told, "from calls_one_that_waits at " __FILE__ ":");
     for (int i = 0; i < 20; i++)
         CHECK_EQ(cr_cancel(all[i]), 0);
     for (int i = 0; i < 20; i++)
@@ -1474,8 +1474,8 @@ TEST_CO(a_task_can_tell_where_it_is)
     ssize_t n = read(fds[0], told, sizeof(told) - 1);
     CHECK(n > 0);
     told[n] = '\0';
-    CHECK_STR(told, "in waits_inside at ../tests/task_test.c:");
-    CHECK_STR(told, "from calls_one_that_waits at ../tests/task_test.c:");
+    CHECK_STR(told, "in waits_inside at " __FILE__ ":");
+    CHECK_STR(told, "from calls_one_that_waits at " __FILE__ ":");
     CHECK_EQ(cr_cancel(co), 0);
     CHECK_EQ(result_of(co), -ECANCELED);
 }

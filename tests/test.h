@@ -28,6 +28,20 @@
 #endif
 #endif
 
+/* First thing in a test that looks at what the system says of memory, or makes very many coroutines: ThreadSanitizer has memory, and mappings, of its own for each. */
+#if defined(__SANITIZE_THREAD__)
+#define TEST_THREADS_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TEST_THREADS_SANITIZED 1
+#endif
+#endif
+#ifdef TEST_THREADS_SANITIZED
+#define SKIP_WITH_THREAD_SANITIZER() SKIP("ThreadSanitizer has memory of its own for each coroutine")
+#else
+#define SKIP_WITH_THREAD_SANITIZER() ((void)0)
+#endif
+
 #if defined(__has_include)
 #if __has_include(<valgrind/valgrind.h>)
 #include <valgrind/valgrind.h>

@@ -166,7 +166,7 @@ static bool carve_locked(struct depot *depot, enum cr__mem_kind kind)
     }
     head->block_pages = (uint8_t)pages;
     atomic_fetch_add_explicit(&bytes_by_pages[pages], BLOCK_BYTES, memory_order_relaxed);
-    atomic_store_explicit(&cr__reserve.chunks, blocks_end, memory_order_relaxed); /* who looks for his own knows of them anyway */
+    atomic_store_explicit(&cr__reserve.chunks, blocks_end, memory_order_release); /* pairs with the acquire in slab.c: the heads below that are there */
     return true;
 }
 

@@ -270,7 +270,7 @@ void cr__slab_trim(struct cr__slab *slab)
 
 static uint32_t chunks_end(void)
 {
-    return atomic_load_explicit(&cr__reserve.chunks, memory_order_relaxed);
+    return atomic_load_explicit(&cr__reserve.chunks, memory_order_acquire); /* pairs with the release in chunk.c */
 }
 
 /* The slab's next chunk from that index on, itself included; NULL: none. */
