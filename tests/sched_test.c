@@ -676,18 +676,23 @@ static void parks_and_sleeps(void *unused)
     (void)unused;
     CHECK_EQ(cr_park_until(cr_after(2 * CR_MS)), -ETIMEDOUT);
     CHECK_EQ(cr_park_until(0), -ETIMEDOUT);
-    CHECK_EQ(cr_sleep(5 * CR_MS), 0); /* an unpark ends no other wait, */
-    CHECK_EQ(cr_park_until(0), 0);    /* and is there afterwards */
+    parked_rounds = 1;
+    CHECK_EQ(cr_sleep(200 * CR_MS), 0); /* an unpark ends no other wait, */
+    CHECK_EQ(cr_park_until(0), 0);      /* and is there afterwards */
+    parked_rounds = 2;
     CHECK_EQ(cr_park(), -ECANCELED);
 }
 
 TEST_CO(a_park_ends_by_its_deadline_and_by_cancellation_and_other_waits_not_by_an_unpark)
 {
     struct cr_co *co;
+    parked_rounds = 0;
     CHECK_EQ(cr_spawn(&co, parks_and_sleeps, NULL, NULL), 0);
-    CHECK_EQ(cr_sleep(4 * CR_MS), 0);
+    while (parked_rounds < 1)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(cr_unpark(co), 0);
-    CHECK_EQ(cr_sleep(8 * CR_MS), 0);
+    while (parked_rounds < 2)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(cr_cancel(co), 0);
     cr_yield();
     CHECK_EQ(cr_unpark(co), 0); /* it has ended */

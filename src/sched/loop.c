@@ -220,8 +220,9 @@ static void look_for_the_end(struct cr__sched *s)
         if (atomic_load_explicit(&s->live, memory_order_relaxed) == 0) {
             finish_locked(s, 0);
         } else if (!s->stoppable && all_hopeless(s)) { /* else a thread may still send, spawn or stop */
-            hopeless = true;
-            finish_locked(s, -EDEADLK);
+            /* once more: one that was about to run its last coroutine when we looked, and sleeps now, has counted that before */
+            hopeless = atomic_load_explicit(&s->live, memory_order_relaxed) != 0;
+            finish_locked(s, hopeless ? -EDEADLK : 0);
         }
     }
     cr__spin_unlock(&s->end_lock);
