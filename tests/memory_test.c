@@ -58,7 +58,7 @@ static void open_gate(void)
     CHECK_EQ(cr_sleep(5 * CR_MS), 0);
 }
 
-#define PEAK 50000
+#define PEAK 20000
 
 static void rises_and_falls(void *unused)
 {
