@@ -263,6 +263,13 @@ fn memory() -> f64 {
     1024.0 * lines.map(|line| line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()).sum::<f64>()
 }
 
+#[inline(never)]
+fn look(locals: &mut [u8; 200], n: u8) {
+    for byte in locals {
+        *byte = byte.wrapping_add(n);
+    }
+}
+
 /// Parked for ever, with 200 bytes of live locals, or none; on one worker.
 fn parked(name: &str, count: usize, locals_bytes: usize) {
     let before = memory();
@@ -272,9 +279,9 @@ fn parked(name: &str, count: usize, locals_bytes: usize) {
             if locals_bytes > 0 {
                 tokio::spawn(async move {
                     let mut locals = [i as u8; 200];
-                    std::hint::black_box(&mut locals);
+                    look(&mut locals, i as u8);
                     std::future::pending::<()>().await;
-                    std::hint::black_box(&mut locals);
+                    look(&mut locals, i as u8);
                 });
             } else {
                 tokio::spawn(std::future::pending::<()>());
