@@ -63,6 +63,7 @@ struct cr_rwlock {
     int _holders; /* -1: a writer */
     struct cr_co *_writer;
     struct cr_waiters _waiters;
+    void *_readers;
 };
 
 /* In the order in which they came: readers that wait behind a writer wait, too, so that neither starves. -EDEADLK if the caller holds

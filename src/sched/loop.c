@@ -564,6 +564,8 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
 #endif
     cr__slab_init(&w->records, sizeof(struct cr__record), CR__MEM_RECORDS);
     cr__worker_flushes(w, &w->records);
+    cr__slab_init(&w->holds, CR__HOLD_BYTES, CR__MEM_RECORDS);
+    cr__worker_flushes(w, &w->holds);
     cr__pool_worker_init(w);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes / s->count);
@@ -603,6 +605,7 @@ void cr__worker_fini(struct cr__worker *w)
     struct cr__self *self = cr__self_here();
     cr__slab_fini(&w->records);
     cr__slab_fini(&w->jobs);
+    cr__slab_fini(&w->holds);
     cr__stack_pool_fini(&w->stacks);
     self->worker = NULL;
     self->current = w->outside;

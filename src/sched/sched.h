@@ -139,6 +139,7 @@ struct cr__post {
 };
 
 #define CR__FLUSHED 6
+#define CR__HOLD_BYTES 48
 
 enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4, CR__IN_WANDERERS = 8 };
 
@@ -176,6 +177,7 @@ struct cr__worker {
     /* at spawn and end */
     struct cr__slab records;
     struct cr__slab jobs;        /* the pool's */
+    struct cr__slab holds;       /* sync's: who reads under which lock */
     struct cr__stack_pool stacks;
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;
@@ -502,6 +504,7 @@ static inline void cr__breathe(struct cr__worker *worker)
 /* Who holds what is waited for. */
 struct cr__holder {
     uint32_t id;
+    uint32_t others; /* that hold it, too */
 };
 
 /* What reports say of a kind of wait; rooms above fill it in. Both functions are called while nobody resumes `waits`, on its worker or while all
