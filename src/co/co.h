@@ -50,7 +50,7 @@ struct cr_co {
     struct cr_co *below; /* bare: who resumed it. Scheduled: the innermost bare coroutine when it parked, mostly itself */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
     uint8_t sched_flags; /* the scheduler's */
-    uint8_t locks;       /* of a scheduled one: how many it holds, as far as CR__LOCKS_MANY; by itself */
+    uint8_t locks;       /* of a scheduled one: how many it holds, modulo 256: so 256 are the least that it may end with unnoticed */
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */
     struct cr_co *next;  /* in a queue of its owner's */
@@ -112,8 +112,6 @@ int cr__attr_check(const struct cr_attr *attr, size_t default_stack_bytes, unsig
 /* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
                    void (*fn)(void *co, void *value, uint64_t note));
-
-#define CR__LOCKS_MANY 255 /* so many, or more, have been held at once: from then on it is not known */
 
 /* What lies at the top of a running coroutine's stack, where no frame overlaps it, for its owner; the coroutine's own business while it runs. */
 struct cr__co_top {

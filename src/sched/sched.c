@@ -471,7 +471,7 @@ static CR__COLD void end_with_locks(struct cr__record *me)
     char name[CR__NAME_BYTES], function[128];
     cr_name_get(&me->co, name, sizeof(name));
     cr__co_cold_free(&me->co);
-    if (me->co.locks == 0 || me->co.locks == CR__LOCKS_MANY)
+    if (me->co.locks == 0)
         return;
     uintptr_t last = (uintptr_t)cr__co_top(&me->co)->last_lock;
     cr__panic("coroutine %u%s%s%s in %s has ended without unlocking %u lock%s that it holds; the last one that it took is the %s at %p", me->co.id,

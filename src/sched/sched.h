@@ -302,14 +302,12 @@ static inline enum cr__wait_kind cr__waits_for(const struct cr__record *record)
 static inline void cr__lock_taken(struct cr__record *me, uintptr_t lock)
 {
     cr__co_top(&me->co)->last_lock = (void *)lock;
-    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
-        me->co.locks++;
+    me->co.locks++;
 }
 
 static inline void cr__lock_given(struct cr__record *me)
 {
-    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
-        me->co.locks--;
+    me->co.locks--;
 }
 
 /* While it waits: where the value is. */
