@@ -52,6 +52,30 @@ TEST_BOTH(leaving_a_scope_joins_what_is_in_it)
     }
 }
 
+static void has_a_name_and_a_large_stack(void *unused)
+{
+    char name[32], large[100 * 1024];
+    (void)unused;
+    memset(large, 1, sizeof(large));
+    __asm__ volatile("" ::"r"(large) : "memory");
+    CHECK(strcmp(cr_name_get(cr_co_current(), name, sizeof(name)), "member") == 0);
+    CHECK_EQ(cr_sleep(CR_MS), 0);
+    done++;
+}
+
+TEST_BOTH(a_scope_spawns_with_attributes)
+{
+    struct cr_scope *scope;
+    const struct cr_attr attr = {.name = "member", .stack_size_bytes = 256 * 1024}, wrong = {.flags = 1u << 31};
+    CHECK_EQ(cr_scope_open(&scope, CR_FOREVER), 0);
+    for (int i = 0; i < 20; i++)
+        CHECK_EQ(cr_scope_spawn(scope, has_a_name_and_a_large_stack, NULL, &attr), 0);
+    CHECK_EQ(cr_scope_spawn(scope, works, NULL, NULL), 0); /* as cr_scope_go */
+    CHECK_EQ(cr_scope_spawn(scope, works, NULL, &wrong), -EINVAL);
+    CHECK_EQ(cr_scope_close(scope), 0);
+    CHECK_EQ(done, 21);
+}
+
 TEST_BOTH(cancelling_a_scope_ends_each_wait_in_it)
 {
     struct cr_scope *scope;

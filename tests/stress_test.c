@@ -1077,6 +1077,11 @@ TEST(everything_at_once_is_accounted_for_on_one_worker_by_way_of_the_loop)
     run_with(1, CR_POLICY_STAR);
 }
 
+TEST(everything_at_once_is_accounted_for_on_several_by_way_of_the_loop)
+{
+    run_with(4, CR_POLICY_STAR);
+}
+
 TEST(everything_at_once_is_accounted_for_on_two_workers)
 {
     run_with(2, CR_POLICY_CHAIN);

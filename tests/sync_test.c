@@ -631,6 +631,39 @@ static void needs_it(void *unused)
     done++;
 }
 
+static struct cr_chan *go_on;
+
+static void initialises_when_told(void *unused)
+{
+    int unused_item;
+    (void)unused;
+    CHECK_EQ(cr_chan_recv(go_on, &unused_item), 0);
+    initialised++;
+}
+
+static void runs_it(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_once_until(&once, initialises_when_told, NULL, cr_after(CR_MS)), 0); /* the deadline is that of others */
+    done++;
+}
+
+TEST_BOTH(who_waits_for_a_cr_once_may_give_up)
+{
+    int item = 0;
+    CHECK_EQ(cr_chan_create(&go_on, sizeof(int), 0), 0);
+    CHECK_EQ(cr_go(runs_it, NULL), 0);
+    CHECK_EQ(cr_sleep(5 * CR_MS), 0);
+    CHECK_EQ(cr_once_until(&once, initialises, NULL, cr_after(2 * CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_once_until(&once, initialises, NULL, 0), -ETIMEDOUT);
+    CHECK_EQ(cr_chan_send(go_on, &item), 0);
+    CHECK_EQ(cr_once_until(&once, initialises, NULL, cr_after(10 * CR_SEC)), 0);
+    CHECK_EQ(initialised, 1);
+    CHECK_EQ(cr_once_until(&once, initialises, NULL, 0), 0); /* no wait */
+    wait_done(1);
+    CHECK_EQ(cr_chan_destroy(go_on), 0);
+}
+
 TEST_BOTH(once_is_once_and_the_others_wait_for_it)
 {
     for (int i = 0; i < 50; i++)

@@ -8,9 +8,22 @@
 
 #define WORKERS 4
 
-static const struct cr_config several = {.workers = WORKERS};
+static const struct cr_config several = {.workers = WORKERS}, star = {.workers = WORKERS, .policy = CR_POLICY_STAR};
 
 #define TEST_SEVERAL(name) TEST_CO_CONFIG(name, &several)
+
+/* Under either policy. */
+#define TEST_POLICIES(name)                                                       \
+    static void name(void *unused);                                               \
+    TEST_SEVERAL(name##_in_a_chain)                                               \
+    {                                                                             \
+        name(NULL);                                                               \
+    }                                                                             \
+    TEST_CO_CONFIG(name##_in_a_star, &star)                                       \
+    {                                                                             \
+        name(NULL);                                                               \
+    }                                                                             \
+    static void name(__attribute__((unused)) void *unused)
 
 static _Atomic long counter;
 static _Atomic unsigned long seen_workers;
@@ -67,7 +80,7 @@ TEST(affinity_limits_the_workers)
     CHECK_EQ(count, 1);
 }
 
-TEST_SEVERAL(what_has_not_started_is_stolen_by_idle_workers)
+TEST_POLICIES(what_has_not_started_is_stolen_by_idle_workers)
 {
     do {
         counter = 0;
@@ -94,7 +107,7 @@ static void stays(void *unused)
     atomic_fetch_add(&counter, 1);
 }
 
-TEST_SEVERAL(what_has_started_stays_on_its_worker)
+TEST_POLICIES(what_has_started_stays_on_its_worker)
 {
     for (int i = 0; i < 500; i++)
         CHECK_EQ(cr_go(stays, NULL), 0);
@@ -108,7 +121,7 @@ static void is_on(void *arg)
     atomic_fetch_add(&counter, 1);
 }
 
-TEST_SEVERAL(a_coroutine_is_placed_on_the_worker_that_one_names)
+TEST_POLICIES(a_coroutine_is_placed_on_the_worker_that_one_names)
 {
     for (int i = 0; i < 400; i++)
         CHECK_EQ(cr_go_on((unsigned)i % WORKERS, is_on, (void *)(intptr_t)(i % WORKERS)), 0);
@@ -134,7 +147,7 @@ static void wanders(void *unused)
     atomic_fetch_add(&counter, 1);
 }
 
-TEST_SEVERAL(what_may_migrate_does_and_keeps_its_variables)
+TEST_POLICIES(what_may_migrate_does_and_keeps_its_variables)
 {
     static const struct cr_attr attr = {.flags = CR_MIGRATABLE};
     do {
@@ -196,7 +209,7 @@ static void tree(void *arg)
     atomic_fetch_add(&counter, 1);
 }
 
-TEST_SEVERAL(joins_across_workers)
+TEST_POLICIES(joins_across_workers)
 {
     for (int i = 0; i < 10; i++) {
         counter = 0;
@@ -213,7 +226,7 @@ static void sleeps_long(void *unused)
     atomic_fetch_add(&counter, 1);
 }
 
-TEST_SEVERAL(cancel_and_detach_across_workers)
+TEST_POLICIES(cancel_and_detach_across_workers)
 {
     struct cr_co *sleepers[64];
     for (int round = 0; round < 50; round++) {
