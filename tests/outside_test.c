@@ -1189,3 +1189,45 @@ TEST(calls_from_outside_reach_a_worker_that_is_not_stuck)
 {
     CHECK_EQ(cr_run(has_worker_0_stuck, NULL, &(struct cr_config){.workers = 2, .slow_ns = -1}), 0);
 }
+
+/* ---- A channel that is fed from outside --------------------------------------------------------------------- */
+
+static struct cr_event sends_no_more;
+
+static void *sends_after_a_while(void *unused)
+{
+    int value = 7;
+    (void)unused;
+    usleep(50 * 1000); /* all coroutines wait by now */
+    CHECK_EQ(cr_chan_send_remote(runtime_here, calls, &value), 0);
+    CHECK_EQ(cr_event_set_remote(runtime_here, &sends_no_more), 0);
+    return NULL;
+}
+
+static void waits_for_what_comes_from_outside(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_event_wait(&sends_no_more), 0);
+}
+
+static void is_fed(void *unused)
+{
+    pthread_t thread;
+    int value = 0;
+    (void)unused;
+    runtime_here = cr_rt_here();
+    cr_event_clear(&sends_no_more);
+    CHECK_EQ(cr_chan_create(&calls, sizeof(int), 0), 0);
+    CHECK_EQ(cr_go(waits_for_what_comes_from_outside, NULL), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, sends_after_a_while, NULL), 0);
+    CHECK_EQ(cr_chan_recv(calls, &value), 0);
+    CHECK_EQ(value, 7);
+    CHECK_EQ(cr_blocking(joins_thread, &thread), 0);
+    CHECK_EQ(cr_chan_destroy(calls), 0);
+}
+
+TEST(a_coroutine_that_waits_for_an_event_keeps_a_channel_open_to_threads)
+{
+    CHECK_EQ(cr_run(is_fed, NULL, NULL), 0);
+    CHECK_EQ(cr_run(is_fed, NULL, &two), 0);
+}

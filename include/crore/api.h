@@ -1,5 +1,7 @@
 /* Marks of the public interface: what is exported, whose result must be checked, and the version.
- * Every public header includes this one and nothing else of crore unless it says so. */
+ * Every public header includes this one and nothing else of crore unless it says so.
+ *
+ * Objects that a call is given, and where it puts its results, must not be NULL, nor destroyed, unless it is said what happens then: such a call crashes. */
 #ifndef CRORE_API_H
 #define CRORE_API_H
 

@@ -14,7 +14,7 @@
  * Values are copied, item_size_bytes each. For the coroutines of one runtime, on whichever workers; calls that end in _remote are for
  * threads that run none. Calls that wait return, besides what is named: -ETIMEDOUT, -ECANCELED (nothing was sent, or taken), -EPERM
  * outside a scheduled coroutine; their _try form never suspends, and returns -EAGAIN where it would. Waiters are served first come,
- * first served.
+ * first served. Objects must not be NULL where it is not said that they may.
  *
  * Source: Hoare, "Communicating Sequential Processes", CACM 1978; closing and select behave as in Go. */
 #ifndef CRORE_CHAN_H
@@ -59,7 +59,11 @@ CR_API size_t cr_chan_length(const struct cr_chan *chan);
 CR_API size_t cr_chan_capacity(const struct cr_chan *chan);
 
 /* From threads that are no worker of a runtime: sends to, and closes, a channel of rt's coroutines. cr_chan_send_remote blocks the thread until the
- * item is sent, or closed means it never will be. Returns as cr_chan_send; -EPERM from a worker; -ENOMEM; -ESHUTDOWN when the runtime ended. */
+ * item is sent, or closed means it never will be. Returns as cr_chan_send; -EPERM from a worker; -ENOMEM; -ESHUTDOWN when the runtime ended.
+ *
+ * A thread that is yet to send keeps no runtime going: if all coroutines wait, and none for what may come from outside, cr_run ends with -EDEADLK. A
+ * runtime of cr_rt_start waits on. In one of cr_run, let a coroutine wait for an event (crore/outside.h) that the thread sets when it will send no more,
+ * or for the thread itself, by cr_blocking. */
 CR_API CR_CHECKED int cr_chan_send_remote(struct cr_rt *rt, struct cr_chan *chan, const void *item);
 CR_API CR_CHECKED int cr_chan_close_remote(struct cr_rt *rt, struct cr_chan *chan);
 

@@ -1,7 +1,7 @@
 /* What comes from outside of the runtime: other threads' calls, signals, child processes.
  *
  * The calls named _remote are for any thread: one that crore knows nothing of, a worker of this runtime or of another. They neither block nor
- * suspend. They return -ESHUTDOWN when the runtime has ended; what they were told would be done (0) is done before it ends. */
+ * suspend. (Not so those of crore/chan.h: they are not for workers, and cr_chan_send_remote blocks the thread until its item has been taken.) They return -ESHUTDOWN when the runtime has ended; what they were told would be done (0) is done before it ends. */
 #ifndef CRORE_OUTSIDE_H
 #define CRORE_OUTSIDE_H
 
@@ -17,7 +17,7 @@ extern "C" {
 
 /* The runtime that the calling coroutine runs in, to be handed to other threads; NULL outside of any. One that cr_rt_create made is valid until
  * cr_rt_destroy; one of cr_run until cr_run returns: there, a coroutine stays that waits until the other threads are done with it (joins them, by
- * cr_blocking, say). Does not suspend. */
+ * cr_blocking, say, or waits for an event). Does not suspend. */
 CR_API struct cr_rt *cr_rt_here(void);
 
 /* Spawns a coroutine that nobody waits for, as cr_go does. Into a runtime that has not been started yet, too: it begins once that has. (A runtime

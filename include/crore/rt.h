@@ -5,7 +5,7 @@
  * without end, and with a deadline in the past the call tries, does not suspend, and fails if the
  * thing is not there. After
  * -ETIMEDOUT or -ECANCELED nothing was consumed. A call made outside a scheduled coroutine returns
- * -EPERM. */
+ * -EPERM. Objects must not be NULL where it is not said that they may. */
 #ifndef CRORE_RT_H
 #define CRORE_RT_H
 
@@ -36,7 +36,7 @@ enum cr_poller {
 /* Zeroed means default, field by field. Read during the call only. */
 struct cr_config {
     unsigned workers;        /* kernel threads that run coroutines, up to CR_WORKERS_MAX. 0: what the environment's CR_WORKERS says, else one for each
-                                processor that the process may use (its affinity, and its cgroup's cpu.max, rounded up) */
+                                processor that the process may use (its affinity, and its cgroup's cpu.max, rounded up: cgroups of version 2 only) */
     enum cr_policy policy;
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
