@@ -409,6 +409,7 @@ def test_out_of_files_with_several_workers():
                 assert status == 200 and body == DATA, (status, len(body), body[:30])
                 sock.close()
                 held.remove(sock)
+        time.sleep(0.5)  # it looks now and then whether there are files again
         code, _, err = server.stop()
         assert code == 0 and "accepting pauses: Too many open files" in err and "accepting resumes" in err, err
 
