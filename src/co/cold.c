@@ -102,18 +102,27 @@ const char *cr_name_get(const struct cr_co *co, char *buf, size_t size_bytes)
     return buf;
 }
 
+/* A destructor that asks finds nothing; nor is what it sets, though it must not, destroyed. */
+static void locals_destroy(struct cr__co_cold *cold)
+{
+    void **locals = cold->locals;
+    uint32_t count = cold->locals_count;
+    cold->locals = NULL;
+    cold->locals_count = 0;
+    for (uint32_t k = 0; k < count; k++) {
+        void (*destroy)(void *) = atomic_load(&destructors[k % CR_LOCAL_MAX]);
+        if (locals[k] && destroy)
+            destroy(locals[k]);
+    }
+    cr__mem_free(locals, count * sizeof(*locals), CR__MEM_RECORDS);
+}
+
 void cr__co_cold_free(struct cr_co *co)
 {
     struct cr__co_cold *cold = co->cold;
     if (!cold)
         return;
-    co->cold = NULL; /* a destructor that asks finds nothing */
-    for (uint32_t k = 0; k < cold->locals_count; k++) {
-        void (*destroy)(void *) = atomic_load(&destructors[k % CR_LOCAL_MAX]);
-        if (cold->locals[k] && destroy)
-            destroy(cold->locals[k]);
-    }
-    co->cold = cold; /* with its name */
+    locals_destroy(cold);
     if (cold->above)
         cold->above->release(co, cold->above);
     co->cold = NULL;
