@@ -230,6 +230,7 @@ TEST_CO(who_waits_for_a_mutex_is_told_with_who_holds_it)
     CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }
 
+static struct cr_once once;
 static _Atomic int holding;
 
 static void wait_for_the_other(void)
@@ -246,35 +247,64 @@ static bool got(int r)
     return r == 0;
 }
 
-static void writes_then_locks(void *unused)
+static void locks_inside(void *unused)
 {
     (void)unused;
-    CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
     wait_for_the_other();
     if (got(cr_mutex_lock(&mutex)))
         CHECK_EQ(cr_mutex_unlock(&mutex), 0);
-    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
 }
 
-static void locks_then_reads(void *unused)
+static void runs_once(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_once(&once, locks_inside, NULL), 0);
+}
+
+static void locks_then_waits_for_once(void *unused)
 {
     (void)unused;
     CHECK_EQ(cr_mutex_lock(&mutex), 0);
     wait_for_the_other();
-    if (got(cr_rwlock_rdlock(&rwlock)))
-        CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    got(cr_once(&once, locks_inside, NULL));
     CHECK_EQ(cr_mutex_unlock(&mutex), 0);
 }
 
-TEST_CO_CONFIG(a_circle_of_different_locks_is_told, &several)
+TEST_CO_CONFIG(a_circle_of_different_things_is_told, &several)
 {
-    CHECK_EQ(cr_go(writes_then_locks, NULL), 0);
-    CHECK_EQ(cr_go(locks_then_reads, NULL), 0);
+    CHECK_EQ(cr_go(runs_once, NULL), 0);
+    CHECK_EQ(cr_go(locks_then_waits_for_once, NULL), 0);
     CHECK_EQ(cr_sleep(50 * CR_MS), 0);
     dump();
     CHECK_STR(text, "deadlock: 2 coroutines wait for each other");
-    CHECK_GROUP("in writes_then_locks waits for a mutex at ", "that coroutine");
-    CHECK_GROUP("in locks_then_reads waits for a readers-writer lock, to read at ", "that coroutine");
+    CHECK_GROUP("in runs_once waits for a mutex at ", "that coroutine");
+    CHECK_GROUP("in locks_then_waits_for_once waits for another one's cr_once at ", "that coroutine");
+    cr_shutdown();
+}
+
+static void reads_until_cancelled(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_sleep(3600 * CR_SEC), -ECANCELED);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+static void waits_to_write(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), -ECANCELED);
+}
+
+TEST_CO(who_waits_to_write_is_told_with_the_readers)
+{
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(cr_go(reads_until_cancelled, NULL), 0);
+    cr_yield();
+    CHECK_EQ(cr_go(waits_to_write, NULL), 0);
+    cr_yield();
+    dump();
+    CHECK_GROUP("1 in waits_to_write waits for a readers-writer lock, to write (at ", " and 2 more)");
     cr_shutdown();
 }
 

@@ -279,8 +279,10 @@ static void reads_along(void *unused)
 {
     (void)unused;
     CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
-    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), -EBUSY);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), -EDEADLK);
     CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), -EBUSY);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), -EPERM); /* others read, we do not */
 }
 
 TEST_BOTH(readers_share_and_writers_are_alone)
@@ -298,10 +300,91 @@ TEST_BOTH(readers_share_and_writers_are_alone)
     CHECK_EQ(cr_rwlock_wrlock(&rwlock), -EDEADLK);
     CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
     CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
-    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), -EBUSY);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), -EDEADLK); /* we ourselves would be in the way */
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), -EDEADLK);
     CHECK_EQ(cr_rwlock_rdlock_try(&rwlock), 0);
     CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
     CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+/* Waits for a sign of each other by channels, so what is shown does not hang on time. */
+static struct cr_chan *sign;
+
+static void reads_twice(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_send(sign, NULL), 0);
+    CHECK_EQ(cr_sleep(20 * CR_MS), 0); /* the writer waits by now */
+    int r = cr_rwlock_rdlock_until(&rwlock, cr_after(10 * CR_SEC));
+    CHECK(r == -EDEADLK || r == 0); /* 0: it did not, on a very busy machine */
+    if (r == 0)
+        CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+TEST_BOTH(who_reads_does_not_wait_behind_a_writer_that_waits_for_it)
+{
+    struct cr_co *co;
+    CHECK_EQ(cr_chan_create(&sign, 0, 0), 0);
+    CHECK_EQ(cr_spawn(&co, reads_twice, NULL, NULL), 0);
+    CHECK_EQ(cr_chan_recv(sign, NULL), 0);
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK_EQ(cr_chan_destroy(sign), 0);
+}
+
+static void reads_late(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock_until(&rwlock, cr_after(2 * CR_MS)), -ETIMEDOUT);
+    CHECK_EQ(cr_rwlock_rdlock_until(&rwlock, 0), -ETIMEDOUT);
+    CHECK_EQ(cr_rwlock_rdlock_try(&rwlock), -EBUSY);
+}
+
+static void reads_a_little(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    cr_yield();
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    done++;
+}
+
+TEST_BOTH(reading_may_have_a_deadline)
+{
+    struct cr_co *co;
+    CHECK_EQ(cr_rwlock_rdlock_until(&rwlock, cr_after(10 * CR_SEC)), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0);
+    CHECK_EQ(cr_spawn(&co, reads_late, NULL, NULL), 0);
+    CHECK_EQ(cr_join(co), 0);
+    for (int i = 0; i < 10; i++)
+        CHECK_EQ(cr_go(reads_a_little, NULL), 0);
+    cr_yield();
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    wait_done(10);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), 0); /* who gave up has left nothing behind */
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+static void reads_and_ends(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+}
+
+static void runs_what_ends_reading(void)
+{
+    (void)!cr_run(reads_and_ends, NULL, NULL);
+}
+
+TEST(a_coroutine_that_ends_reading_ends_the_program)
+{
+    int status = test_capture(runs_what_ends_reading, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK_STR(text, "has ended without unlocking 1 lock that it holds; the last one that it took is the readers-writer lock at ");
 }
 
 static void writes_late(void *unused)
@@ -327,6 +410,150 @@ TEST_BOTH(a_writer_that_gives_up_lets_the_readers_behind_it_in)
     CHECK_EQ(cr_go(reads_behind, NULL), 0);
     wait_done(2);
     CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+/* ---- Cycles of all kinds of locks --------------------------------------------------------------------------- */
+
+#define RING_MAX 200
+
+enum how { LOCKS, READS, WRITES };
+
+/* Each takes the first, waits for the others, and then asks for what the next one has. */
+static struct ring {
+    int length;
+    enum how first[3], then[3]; /* of the i-th: i modulo 3 */
+    struct cr_mutex mutexes[RING_MAX];
+    struct cr_rwlock rwlocks[RING_MAX];
+    struct cr_barrier all_have_one;
+} ring;
+
+static int take_one(enum how how, int i)
+{
+    int64_t until_ns = cr_after(30 * CR_SEC);
+    return how == LOCKS ? cr_mutex_lock_until(&ring.mutexes[i], until_ns)
+           : how == READS ? cr_rwlock_rdlock_until(&ring.rwlocks[i], until_ns)
+                          : cr_rwlock_wrlock_until(&ring.rwlocks[i], until_ns);
+}
+
+static void give_one(enum how how, int i)
+{
+    CHECK_EQ(how == LOCKS ? cr_mutex_unlock(&ring.mutexes[i]) : cr_rwlock_unlock(&ring.rwlocks[i]), 0);
+}
+
+static void takes_its_own_and_the_next(void *arg)
+{
+    int i = (int)(intptr_t)arg, next = (i + 1) % ring.length;
+    CHECK_EQ(take_one(ring.first[i % 3], i), 0);
+    CHECK(cr_barrier_wait(&ring.all_have_one, (unsigned)ring.length) >= 0);
+    int r = take_one(ring.then[i % 3], next);
+    CHECK(r == 0 || r == -EDEADLK);
+    if (r == 0)
+        give_one(ring.then[i % 3], next);
+    else
+        deadlocks++;
+    give_one(ring.first[i % 3], i);
+    done++;
+}
+
+static void goes_round(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < ring.length; i++)
+        CHECK_EQ(cr_go(takes_its_own_and_the_next, (void *)(intptr_t)i), 0);
+    wait_done(ring.length);
+}
+
+/* Exactly one is refused. */
+static void check_ring(int length, const enum how first[3], const enum how then[3])
+{
+    for (unsigned workers = 1; workers <= 4; workers += 3) {
+        int null = open("/dev/null", O_WRONLY);
+        ring = (struct ring){.length = length};
+        memcpy(ring.first, first, sizeof(ring.first));
+        memcpy(ring.then, then, sizeof(ring.then));
+        deadlocks = 0;
+        done = 0;
+        CHECK_EQ(cr_run(goes_round, NULL, &(struct cr_config){.workers = workers, .report_fd = null}), 0);
+        CHECK_EQ(deadlocks, 1);
+        close(null);
+    }
+}
+
+TEST(a_cycle_of_mutexes_is_found_however_long)
+{
+    static const enum how locks[3] = {LOCKS, LOCKS, LOCKS};
+    check_ring(2, locks, locks);
+    check_ring(65, locks, locks);
+    check_ring(RING_MAX, locks, locks);
+}
+
+TEST(a_cycle_of_writers_is_found)
+{
+    static const enum how writes[3] = {WRITES, WRITES, WRITES};
+    check_ring(2, writes, writes);
+    check_ring(RING_MAX, writes, writes);
+}
+
+TEST(a_cycle_of_writers_that_wait_for_readers_is_found)
+{
+    static const enum how reads[3] = {READS, READS, READS}, writes[3] = {WRITES, WRITES, WRITES};
+    check_ring(2, reads, writes);
+    check_ring(RING_MAX, reads, writes);
+}
+
+TEST(a_cycle_of_readers_that_wait_for_writers_is_found)
+{
+    static const enum how reads[3] = {READS, READS, READS}, writes[3] = {WRITES, WRITES, WRITES};
+    check_ring(3, writes, reads);
+}
+
+TEST(a_cycle_of_mutexes_readers_and_writers_is_found)
+{
+    static const enum how first[3] = {LOCKS, READS, WRITES}, then[3] = {WRITES, READS, LOCKS};
+    check_ring(3, first, then);
+    check_ring(99, first, then);
+}
+
+/* Two readers, of whom the one that came first leads back. */
+static struct cr_co *waits_for_ever;
+
+static void reads_and_sleeps(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_send(sign, NULL), 0);
+    CHECK_EQ(cr_sleep(3600 * CR_SEC), -ECANCELED);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+static void reads_and_locks(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_send(sign, NULL), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+}
+
+TEST_BOTH(any_reader_may_close_the_cycle)
+{
+    struct cr_co *locks;
+    CHECK_EQ(cr_chan_create(&sign, 0, 0), 0);
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    CHECK_EQ(cr_spawn(&locks, reads_and_locks, NULL, NULL), 0);
+    CHECK_EQ(cr_chan_recv(sign, NULL), 0);
+    CHECK_EQ(cr_spawn(&waits_for_ever, reads_and_sleeps, NULL, NULL), 0);
+    CHECK_EQ(cr_chan_recv(sign, NULL), 0);
+    CHECK_EQ(cr_sleep(20 * CR_MS), 0); /* it waits for the mutex by now */
+    CHECK_EQ(cr_rwlock_wrlock_until(&rwlock, cr_after(30 * CR_SEC)), -EDEADLK);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_cancel(waits_for_ever), 0);
+    CHECK_EQ(cr_join(waits_for_ever), 0);
+    CHECK_EQ(cr_join(locks), 0);
+    CHECK_EQ(cr_rwlock_wrlock_try(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_chan_destroy(sign), 0);
 }
 
 /* ---- Semaphore, wait group, once, barrier ------------------------------------------------------------------- */

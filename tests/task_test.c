@@ -293,14 +293,6 @@ struct shot {
     int r;
 };
 
-static int shoots(struct cr_task *task)
-{
-    struct shot *me = (struct shot *)task;
-    CR_TASK_BEGIN(task, shoots);
-    CR_AWAIT(me->result, me->leaf(me));
-    return (int)me->result;
-}
-
 static int64_t a_recv(struct shot *me) { return cr_task_chan_recv(&me->task, to_recv, &received, me->deadline_ns); }
 static int64_t a_send(struct shot *me) { return cr_task_chan_send(&me->task, to_send, &received, me->deadline_ns); }
 static int64_t a_broadcast(struct shot *me) { return cr_task_broadcast_recv(&me->task, &subscriber, &received, me->deadline_ns); }
@@ -338,6 +330,18 @@ static int64_t a_select(struct shot *me)
     me->cases[2] = (struct cr_case){.op = CR_SEND, .chan = NULL};
     int at = cr_task_select(&me->task, me->cases, 3, me->deadline_ns);
     return at == 1 ? me->cases[1].result : at;
+}
+
+static int shoots(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, shoots);
+    CR_AWAIT(me->result, me->leaf(me));
+    if (me->result == 0 && me->leaf == a_lock)
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    if (me->result == 0 && (me->leaf == a_rdlock || me->leaf == a_wrlock))
+        CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    return (int)me->result;
 }
 
 static void nothing(void *unused)
@@ -395,10 +399,8 @@ static void tell_news(void) { CHECK_EQ(cr_broadcast_send(news, &(int){5}), 0); }
 static void close_news(void) { CHECK_EQ(cr_broadcast_destroy(news), 0); }
 static void lock(void) { CHECK_EQ(cr_mutex_lock(&mutex), 0); }
 static void unlock(void) { CHECK_EQ(cr_mutex_unlock(&mutex), 0); }
-static void forget_mutex(void) { mutex = (struct cr_mutex){0}; } /* it ended holding it */
 static void wrlock(void) { CHECK_EQ(cr_rwlock_wrlock(&rwlock), 0); }
 static void wrunlock(void) { CHECK_EQ(cr_rwlock_unlock(&rwlock), 0); }
-static void forget_rwlock(void) { rwlock = (struct cr_rwlock){0}; }
 static void post(void) { CHECK_EQ(cr_sem_post(&sem, 1), 0); }
 static void add(void) { CHECK_EQ(cr_waitgroup_add(&group, 1), 0); }
 static void done(void) { CHECK_EQ(cr_waitgroup_done(&group), 0); }
@@ -465,9 +467,9 @@ static const struct thing {
     {"select", a_select, open_chan, give_item, close_chan, 0, 0},
     {"send", a_send, open_full, take_item, close_full, 0, 0},
     {"broadcast", a_broadcast, open_news, tell_news, close_news, 0, 0},
-    {"mutex", a_lock, lock, unlock, forget_mutex, 0, 0},
-    {"rdlock", a_rdlock, wrlock, wrunlock, forget_rwlock, 0, 0},
-    {"wrlock", a_wrlock, wrlock, wrunlock, forget_rwlock, 0, 0},
+    {"mutex", a_lock, lock, unlock, NULL, 0, 0},
+    {"rdlock", a_rdlock, wrlock, wrunlock, NULL, 0, 0},
+    {"wrlock", a_wrlock, wrlock, wrunlock, NULL, 0, 0},
     {"sem", a_sem, NULL, post, NULL, 0, 0},
     {"group", a_group, add, done, NULL, 0, 0},
     {"once", a_once, begin_once, let_go_on, join_other, 0, 0},
@@ -717,6 +719,71 @@ TEST_BOTH(tasks_and_coroutines_exclude_each_other)
     }
     for (int i = 0; i < 8; i++)
         CHECK_EQ(cr_join(all[i]), 0);
+}
+
+/* ---- Who holds locks ---------------------------------------------------------------------------------------- */
+
+struct holder {
+    struct cr_task task;
+    int r;
+};
+
+static int reads_what_another_reads(struct cr_task *task)
+{
+    struct holder *me = (struct holder *)task;
+    CR_TASK_BEGIN(task, reads_what_another_reads);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), -EPERM);
+    CR_AWAIT(me->r, cr_task_rwlock_rdlock(task, &rwlock, CR_FOREVER));
+    CHECK_EQ(me->r, 0);
+    CR_AWAIT(me->r, cr_task_rwlock_wrlock(task, &rwlock, CR_FOREVER));
+    CHECK_EQ(me->r, -EDEADLK);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), -EPERM);
+    CR_AWAIT(me->r, cr_task_rwlock_wrlock(task, &rwlock, cr_after(CR_MS)));
+    return me->r;
+}
+
+TEST_BOTH(a_task_gives_back_only_what_it_holds)
+{
+    struct holder frame = {.task = CR_TASK(reads_what_another_reads)};
+    struct cr_co *co;
+    CHECK_EQ(cr_rwlock_rdlock(&rwlock), 0);
+    SPAWN(co, frame);
+    CHECK_EQ(result_of(co), -ETIMEDOUT);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), -EPERM);
+}
+
+static struct cr_event task_reads;
+
+static int reads_and_locks(struct cr_task *task)
+{
+    struct holder *me = (struct holder *)task;
+    CR_TASK_BEGIN(task, reads_and_locks);
+    CR_AWAIT(me->r, cr_task_rwlock_rdlock(task, &rwlock, CR_FOREVER));
+    CHECK_EQ(me->r, 0);
+    CHECK_EQ(cr_event_set(&task_reads), 0);
+    CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, CR_FOREVER));
+    if (me->r == 0)
+        CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    return me->r;
+}
+
+TEST_BOTH(a_cycle_of_a_task_and_a_coroutine_is_found)
+{
+    struct holder frame = {.task = CR_TASK(reads_and_locks)};
+    struct cr_co *co;
+    CHECK_EQ(cr_mutex_lock(&mutex), 0);
+    SPAWN(co, frame);
+    CHECK_EQ(cr_event_wait(&task_reads), 0);
+    int r = cr_rwlock_wrlock(&rwlock);
+    CHECK(r == 0 || r == -EDEADLK);
+    if (r == 0)
+        CHECK_EQ(cr_rwlock_unlock(&rwlock), 0);
+    CHECK_EQ(cr_mutex_unlock(&mutex), 0);
+    int of_task = result_of(co);
+    CHECK_EQ(of_task, r == 0 ? -EDEADLK : 0);
 }
 
 /* ---- Writing ------------------------------------------------------------------------------------------------ */
@@ -1285,6 +1352,32 @@ static void run_task(struct cr_task task)
     struct cr_co *co;
     SPAWN(co, frame);
     result_of(co);
+}
+
+static int ends_with_a_lock(struct cr_task *task)
+{
+    struct shot *me = (struct shot *)task;
+    CR_TASK_BEGIN(task, ends_with_a_lock);
+    CR_AWAIT(me->r, cr_task_mutex_lock(task, &mutex, CR_FOREVER));
+    CHECK_EQ(me->r, 0);
+    return 0;
+}
+
+static void runs_what_ends_with_a_lock(void *unused)
+{
+    (void)unused;
+    run_task(CR_TASK(ends_with_a_lock));
+}
+
+static void end_with_a_lock(void)
+{
+    (void)!cr_run(runs_what_ends_with_a_lock, NULL, NULL);
+}
+
+TEST(a_task_that_ends_with_a_mutex_ends_the_program)
+{
+    check_abort(end_with_a_lock, "crore: task ");
+    CHECK_STR(told, "has ended without unlocking 1 lock that it holds\n");
 }
 
 static void awaits_alone(void *unused)

@@ -1,5 +1,6 @@
 /* What coroutines share: locks and the like. All are usable from zeroed memory (`static struct cr_mutex m;`), need no
- * clean-up, allocate nothing, and must stay where they are while somebody uses them.
+ * clean-up, and must stay where they are while somebody uses them. What is held, or waited for, when a runtime ends (cr_run has returned -EDEADLK, say) is
+ * zeroed again before another runtime uses it. Objects must not be NULL.
  *
  * For the coroutines of one runtime, on whichever workers. Each call that waits suspends the coroutine, never the
  * worker, and has an _until form (deadline as in crore/rt.h) and, but for those of condition variable, once and barrier, a _try form (does not suspend:
@@ -29,14 +30,16 @@ struct cr_mutex {
     struct cr_waiters _waiters;
 };
 
-/* Locks. -EDEADLK if the caller holds it already, or if it is part of a cycle of coroutines each of which waits for a
- * mutex that the next one holds: the cycle is reported with their names, and the caller, who would have closed it, gets the error. */
+/* Locks. -EDEADLK if the caller holds it already, or if it is part of a cycle of coroutines each of which waits for a mutex or a readers-writer lock that the
+ * next one holds: the cycle is reported with their names, and the caller, who would have closed it, gets the error. Up to 1024 coroutines are looked at: a
+ * longer cycle goes unnoticed (until nothing else can run, or in a dump). */
 CR_API CR_CHECKED int cr_mutex_lock(struct cr_mutex *mutex);
 CR_API CR_CHECKED int cr_mutex_lock_until(struct cr_mutex *mutex, int64_t deadline_ns);
 CR_API CR_CHECKED int cr_mutex_lock_try(struct cr_mutex *mutex);
 
 /* Unlocks. Returns 0; -EPERM if the caller does not hold it. Does not suspend. Once it has been locked by one who knows that nobody else will lock it again, and
- * unlocked, it may be freed: also while the call by which another one had unlocked it before has not returned. */
+ * unlocked, it may be freed: also while the call by which another one had unlocked it before has not returned. A coroutine that ends while it holds mutexes
+ * or readers-writer locks ends the program, with a message that names it and the last lock that it took. (If their number is a multiple of 256, nobody sees it.) */
 CR_API int cr_mutex_unlock(struct cr_mutex *mutex);
 
 /* ---- Condition variable ------------------------------------------------------------------------------------- */
@@ -63,10 +66,12 @@ struct cr_rwlock {
     int _holders; /* -1: a writer */
     struct cr_co *_writer;
     struct cr_waiters _waiters;
+    void *_readers;
 };
 
-/* In the order in which they came: readers that wait behind a writer wait, too, so that neither starves. -EDEADLK if the caller holds
- * it for writing. */
+/* In the order in which they came: readers that wait behind a writer wait, too, so that neither starves. One that reads may do so a second time, and unlocks
+ * twice. -EDEADLK if the caller would wait for itself: it holds the lock already, to write; or to read, and asks to write, or a writer waits; or if it would close a
+ * cycle, as with a mutex. The _try forms say so, too. To read takes some memory: -ENOMEM. */
 CR_API CR_CHECKED int cr_rwlock_rdlock(struct cr_rwlock *lock);
 CR_API CR_CHECKED int cr_rwlock_rdlock_until(struct cr_rwlock *lock, int64_t deadline_ns);
 CR_API CR_CHECKED int cr_rwlock_rdlock_try(struct cr_rwlock *lock);
@@ -74,7 +79,7 @@ CR_API CR_CHECKED int cr_rwlock_wrlock(struct cr_rwlock *lock);
 CR_API CR_CHECKED int cr_rwlock_wrlock_until(struct cr_rwlock *lock, int64_t deadline_ns);
 CR_API CR_CHECKED int cr_rwlock_wrlock_try(struct cr_rwlock *lock);
 
-/* Gives back what the caller holds, for reading or for writing. Returns 0; -EPERM if nobody holds it, or another one for writing. */
+/* Gives back what the caller holds, for reading or for writing. Returns 0; -EPERM if it holds nothing of it. Does not suspend. */
 CR_API int cr_rwlock_unlock(struct cr_rwlock *lock);
 
 /* ---- Semaphore ---------------------------------------------------------------------------------------------- */

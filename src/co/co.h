@@ -55,7 +55,7 @@ struct cr_co {
     struct cr_co *next;  /* in a queue of its owner's */
     uint16_t mode;       /* CR__MODE(state, attribute flags) */
     uint8_t sched_flags; /* the scheduler's */
-    uint8_t locks;       /* of a scheduled one: how many it holds, as far as CR__LOCKS_MANY; by itself */
+    uint8_t locks;       /* of a scheduled one: how many it holds, modulo 256: so 256 are the least that it may end with unnoticed */
     uint32_t id;
     void (*entry)(void); /* the user's function, whatever its type: also the default name */
     struct cr__co_cold *cold;
@@ -191,6 +191,12 @@ static inline unsigned cr__co_kind(const struct cr_co *co)
     return ((cr__co_flags(co) & CR__CO_KINDS) >> CR__CO_KIND_SHIFT) + CR_STACK_STATIC;
 }
 
+/* Whether nobody else runs on its stack. */
+static inline bool cr__co_owns_stack(const struct cr_co *co)
+{
+    return !cr__co_is_task(co) && cr__co_kind(co) != CR_STACK_SHARED;
+}
+
 /* What a coroutine's attributes say, checked. 0 or -EINVAL. */
 int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes);
 
@@ -198,12 +204,10 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
                    void (*fn)(void *co, void *value, uint64_t note));
 
-#define CR__LOCKS_MANY 255 /* so many, or more, have been held at once: from then on it is not known */
-
 /* What lies at the top of a running coroutine's stack, where no frame overlaps it, for its owner; the coroutine's own business while it runs. */
 struct cr__co_top {
     void *last_lock; /* that it took: after it has arrived, as is the next */
-    void *reads;     /* what it holds for reading */
+    void *reads;     /* what it holds for reading, if the stack is its own alone */
     void *word;      /* from cr__co_prepare on */
 };
 _Static_assert(sizeof(struct cr__co_top) <= CR__ARCH_TOP_BYTES, "what no frame overlaps; the first context lies there, too, until it has arrived (arch.h)");

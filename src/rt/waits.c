@@ -7,6 +7,8 @@
 #include "poll/poll.h"
 #include "sync/sync.h"
 
+#define READERS_LOOKED_AT 64
+
 /* Who closes the connection wakes, under the pollable's lock, who waits: so while it waits the fd is what it was. */
 static void describe_fd(const struct cr__record *waits, char *text, size_t size_bytes)
 {
@@ -34,13 +36,30 @@ static bool mutex_holder_pinned(struct cr_mutex *mutex, struct cr__holder *out)
     return number_of(co, out) && atomic_load_explicit(owner, memory_order_relaxed) == co;
 }
 
-/* A field under a lock. It is only tried: who has it may be about to wake the one that we have pinned. */
-static bool holder_pinned(unsigned *spin, struct cr_co **field, struct cr__holder *out)
+/* Under a lock, which is only tried: who has it may be about to wake the one that we have pinned. */
+static bool once_holder_pinned(struct cr_once *once, struct cr__holder *out)
 {
-    if (!cr__spin_try(cr__spin_of(spin)))
+    if (!cr__spin_try(cr__spin_of(&once->_spin)))
         return false;
-    bool known = number_of(*field, out);
-    cr__spin_unlock(cr__spin_of(spin));
+    bool known = number_of(once->_runner, out);
+    cr__spin_unlock(cr__spin_of(&once->_spin));
+    return known;
+}
+
+/* The same. Of several readers, one that waits for a lock itself tells most. */
+static bool rwlock_holder_pinned(struct cr_rwlock *lock, struct cr__holder *out)
+{
+    if (!cr__spin_try(cr__spin_of(&lock->_spin)))
+        return false;
+    struct cr_co *co = lock->_writer;
+    unsigned looked = 0;
+    for (struct cr__hold *hold = lock->_readers; hold && looked < READERS_LOOKED_AT; hold = hold->next, looked++) {
+        if (!co || cr__waits_for_lock(hold->who))
+            co = &hold->who->co;
+    }
+    bool known = number_of(co, out);
+    out->others = lock->_holders > 1 ? (uint32_t)lock->_holders - 1 : 0;
+    cr__spin_unlock(cr__spin_of(&lock->_spin));
     return known;
 }
 
@@ -56,11 +75,9 @@ static bool lock_holder(const struct cr__record *waits, struct cr__holder *out)
     if (kind == CR__WAIT_MUTEX) {
         known = mutex_holder_pinned(object, out);
     } else if (kind == CR__WAIT_ONCE) {
-        struct cr_once *once = object;
-        known = holder_pinned(&once->_spin, &once->_runner, out);
+        known = once_holder_pinned(object, out);
     } else {
-        struct cr_rwlock *lock = object;
-        known = holder_pinned(&lock->_spin, &lock->_writer, out);
+        known = rwlock_holder_pinned(object, out);
     }
     cr__park_unpin(word);
     return known;

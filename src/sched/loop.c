@@ -607,6 +607,8 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     cr__slab_init(&w->records, sizeof(struct cr__record), CR__MEM_RECORDS);
     cr__worker_keeps(w, &w->records);
     cr__images_init(&w->images);
+    cr__slab_init(&w->holds, CR__HOLD_BYTES, CR__MEM_RECORDS);
+    cr__worker_keeps(w, &w->holds);
     cr__pool_worker_init(w);
     cr__stack_pool_init(&w->stacks, config->guard_size_bytes ? config->guard_size_bytes : CR__STACK_GUARD_BYTES,
                         config->max_stacks_bytes / s->count);
@@ -652,6 +654,7 @@ void cr__worker_fini(struct cr__worker *w)
     cr__frames_fini(&w->frames);
     cr__slab_fini(&w->jobs);
     cr__images_fini(&w->images);
+    cr__slab_fini(&w->holds);
     cr__stack_pool_fini(&w->stacks);
     cr__stack_pool_fini(&w->virtuals);
     self->worker = NULL;

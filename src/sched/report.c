@@ -160,6 +160,8 @@ static void tell_object(const struct cr__group *g, struct cr__out *out)
         cr__out_put(out, "at %p", (void *)g->object);
     if (g->holder && g->kind != CR__WAIT_JOIN)
         cr__out_put(out, ", held by coroutine %u", g->holder);
+    if (g->holder && g->holder_others)
+        cr__out_put(out, " and %u more", g->holder_others);
     cr__out_put(out, "%s)", g->objects_differ ? ", and others" : "");
 }
 

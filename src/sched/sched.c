@@ -1,6 +1,7 @@
 /* Running coroutines: spawn, yield, park, end. sched.h has the picture and the invariants. */
 #include "sched/worker.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "obs/obs.h"
@@ -566,15 +567,19 @@ static inline void give_up_record(struct cr__worker *w, struct cr__record *me)
 /* Who waits for such a lock would wait for ever, and whoever has the record next would be taken for the holder. What local storage's destructors unlock is well. */
 static CR__COLD void end_with_locks(struct cr__record *me)
 {
-    char name[CR__NAME_BYTES], function[128];
+    char name[CR__NAME_BYTES], function[128], which[96] = "";
     cr_name_get(&me->co, name, sizeof(name));
     cr__co_cold_free(&me->co);
-    if (me->co.locks == 0 || me->co.locks == CR__LOCKS_MANY)
+    if (me->co.locks == 0)
         return;
-    uintptr_t last = cr__co_in_place(&me->co) ? (uintptr_t)cr__co_top(&me->co)->last_lock : 0;
-    cr__panic("coroutine %u%s%s%s in %s has ended without unlocking %u lock%s that it holds; the last one that it took is the %s at %p", me->co.id,
+    bool is_task = cr__co_is_task(&me->co);
+    uintptr_t last = is_task ? 0 : (uintptr_t)cr__co_top(&me->co)->last_lock;
+    if (last)
+        snprintf(which, sizeof(which), "; the last one that it took is the %s at %p",
+                 last & CR__LOCK_OF_MANY ? "readers-writer lock" : "mutex", (void *)(last & ~CR__LOCK_OF_MANY));
+    cr__panic("%s %u%s%s%s in %s has ended without unlocking %u lock%s that it holds%s", is_task ? "task" : "coroutine", me->co.id,
               name[0] ? " \"" : "", name, name[0] ? "\"" : "", cr__symbol_of((void *)me->co.entry, function, sizeof(function)), me->co.locks,
-              me->co.locks == 1 ? "" : "s", last & CR__LOCK_OF_MANY ? "readers-writer lock" : "mutex", (void *)(last & ~CR__LOCK_OF_MANY));
+              me->co.locks == 1 ? "" : "s", which);
 }
 
 void cr__task_end(struct cr__worker *w, struct cr__record *me)

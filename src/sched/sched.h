@@ -149,6 +149,8 @@ struct cr__post {
     bool promised; /* the runtime does not end before it has been done */
 };
 
+#define CR__HOLD_BYTES 48
+
 enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4, CR__IN_WANDERERS = 8 };
 
 /* Statistics of a worker, which others may read. */
@@ -187,6 +189,7 @@ struct cr__worker {
     struct cr__slab records;
     struct cr__frames frames;    /* of tasks */
     struct cr__slab jobs;        /* the pool's */
+    struct cr__slab holds;       /* sync's: who reads under which lock */
     struct cr__images images;    /* live bytes of stacks that are not on them */
     struct cr__stack_pool stacks, virtuals;
     struct cr__shared shared;
@@ -355,14 +358,12 @@ static inline void cr__lock_taken(struct cr__record *me, uintptr_t lock)
 {
     if (CR__LIKELY(cr__co_in_place(&me->co))) /* a task has no such place, and one that is away is so for the sake of a bare one inside it */
         cr__co_top(&me->co)->last_lock = (void *)lock;
-    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
-        me->co.locks++;
+    me->co.locks++;
 }
 
 static inline void cr__lock_given(struct cr__record *me)
 {
-    if (CR__LIKELY(me->co.locks != CR__LOCKS_MANY))
-        me->co.locks--;
+    me->co.locks--;
 }
 
 /* While it waits: where the value is. */
@@ -593,6 +594,7 @@ static inline void cr__bounce_end(void *bounced, const void *buf, size_t size_by
 /* Who holds what is waited for. */
 struct cr__holder {
     uint32_t id;
+    uint32_t others; /* that hold it, too */
 };
 
 /* What reports say of a kind of wait; rooms above fill it in. Both functions are called while nobody resumes `waits`, on its worker or while all

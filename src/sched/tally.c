@@ -252,6 +252,7 @@ static void note_wait(struct cr__tally *t, struct cr__worker *here, struct cr__r
         group->longest = group->shortest = waited;
         group->object = record->node.object;
         group->holder = holder.id;
+        group->holder_others = holder.others;
         if (ops && ops->describe)
             ops->describe(record, group->object_name, sizeof(group->object_name));
     } else {

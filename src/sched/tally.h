@@ -39,6 +39,7 @@ struct cr__group {
     uint64_t count, with_deadline, with_since;
     uint32_t longest, shortest; /* waits, in units of 2^CR__SINCE_SHIFT ns */
     uint32_t holder;            /* of the first one: id, 0: nobody known */
+    uint32_t holder_others;     /* beside that one */
     uintptr_t object;
     char object_name[64];
     uint32_t named;

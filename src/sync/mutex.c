@@ -11,9 +11,7 @@
  * Whoever has locked it may free it once he has unlocked it, if he knows that nobody else will lock it: as the last one does who drops a reference to what
  * holds the mutex. So to clear LOCKED is the last that unlocking does with it. A waiter is chosen before that, while the mutex is still locked.
  *
- * Deadlock. Who is about to wait follows the owners: the owner of this mutex waits for a mutex, whose owner waits for one, ... is me. Owners that wait are
- * pinned on the way (park.h), so all of the cycle is true at the same time; one walk at a time. Two that close a cycle at the same moment have both begun to
- * wait before they look (a fence lies between), so one of them at least sees it.
+ * Who is about to wait looks whether that closes a cycle of holders (cycles.c).
  *
  * Source: the two modes are those of Go's sync.Mutex. Rejected: handing over always (a convoy: with 100 contenders on two workers each operation costs a switch). */
 #include "sync/sync.h"
@@ -26,17 +24,10 @@
 enum { LOCKED = 1, WAITERS = 2, WOKEN = 4, STARVING = 8 };
 
 #define STARVED_NS (1 * CR_MS)
-#define LONGEST_CYCLE 64
 
 static inline _Atomic unsigned *word_of(struct cr_mutex *m)
 {
     return (_Atomic unsigned *)(void *)&m->_word;
-}
-
-/* Written by who holds it; others look for cycles, and for who is to blame. */
-static inline struct cr_co *owner_of(const struct cr_mutex *m)
-{
-    return atomic_load_explicit((struct cr_co *_Atomic *)(void *)&m->_owner, memory_order_relaxed);
 }
 
 static inline void owner_set(struct cr_mutex *m, struct cr_co *co)
@@ -80,89 +71,10 @@ static inline bool take(const struct cr__worker *w, struct cr_mutex *m, struct c
     return false;
 }
 
-/* ---- Cycles of holders -------------------------------------------------------------------------------------- */
-
-static _Atomic uint8_t walk_lock;
-
-/* One of a cycle, as it is told: what may be gone by then is copied. */
-struct link {
-    uint32_t id;
-    char name[CR__NAME_BYTES];
-    void (*entry)(void);
-    const void *wanted;
-};
-
-/* me, and then the holders that are pinned. NULL: no memory. */
-static struct link *copy_cycle(struct cr__record *me, struct cr_mutex *m, struct cr__record **holders, int count)
-{
-    struct link *links = cr__mem_alloc((size_t)(count + 1) * sizeof(*links), CR__MEM_OTHER);
-    for (int i = 0; links && i <= count; i++) {
-        const struct cr__record *waits = i == 0 ? me : holders[i - 1];
-        links[i].id = waits->co.id;
-        links[i].entry = waits->co.entry;
-        links[i].wanted = i == 0 ? (const void *)m : (const void *)waits->node.object;
-        cr_name_get(&waits->co, links[i].name, sizeof(links[i].name));
-    }
-    return links;
-}
-
-/* Takes its time: nothing is locked, nobody pinned. */
-static void tell_cycle(struct cr__worker *w, struct link *links, int count)
-{
-    char function[128];
-    int fd = w->sched->report_fd;
-    cr__report(fd, "crore: deadlock: a cycle of coroutines, each of which waits for a mutex that the next one holds\n");
-    for (int i = 0; links && i <= count; i++) {
-        const char *quote = links[i].name[0] ? "\"" : "";
-        cr__symbol_of((void *)links[i].entry, function, sizeof(function));
-        cr__report(fd, "  coroutine %u%s%s%s%s in %s waits for mutex %p, held by coroutine %u\n", links[i].id, *quote ? " " : "", quote,
-                   links[i].name, quote, function, links[i].wanted, links[i == count ? 0 : i + 1].id);
-    }
-    cr__mem_free(links, (size_t)(count + 1) * sizeof(*links), CR__MEM_OTHER);
-}
-
-/* me waits for m already. Pins the holders along the way; returns whether the way leads back to me. */
-static bool closes_cycle(struct cr__worker *w, struct cr__record *me, struct cr_mutex *m)
-{
-    struct cr__record *pinned[LONGEST_CYCLE];
-    struct link *links = NULL;
-    int count = 0;
-    bool cycle = false;
-    if (!w->alone)
-        cr__spin_lock(&walk_lock);
-    for (struct cr_mutex *wanted = m; count < LONGEST_CYCLE;) {
-        struct cr_co *owner = owner_of(wanted);
-        if (!owner)
-            break;
-        struct cr__record *holder = cr__record_of(owner);
-        if (holder == me && count == 0)
-            break; /* it has been handed over to us meanwhile */
-        cycle = holder == me;
-        if (cycle || !cr__park_pin(&holder->word, CR__WAIT_MUTEX))
-            break;
-        pinned[count++] = holder;
-        if (owner_of(wanted) != owner)
-            break; /* it held it when we looked, but waits for another by now */
-        wanted = (struct cr_mutex *)holder->node.object;
-    }
-    if (cycle)
-        links = copy_cycle(me, m, pinned, count);
-    for (int i = 0; i < count; i++)
-        cr__park_unpin(&pinned[i]->word);
-    if (!w->alone)
-        cr__spin_unlock(&walk_lock);
-    if (cycle)
-        tell_cycle(w, links, count);
-    return cycle;
-}
-
 static bool owner_waits(const struct cr_mutex *m)
 {
-    struct cr_co *owner = owner_of(m);
-    if (!owner)
-        return false;
-    uint32_t word = atomic_load_explicit(&cr__record_of(owner)->word, memory_order_relaxed);
-    return (word & CR__STATE) == CR__WAITING && cr__park_kind(word) == CR__WAIT_MUTEX;
+    struct cr_co *owner = cr__mutex_owner(m);
+    return owner && cr__waits_for_lock(cr__record_of(owner));
 }
 
 /* ---- Locking ------------------------------------------------------------------------------------------------ */
@@ -173,7 +85,7 @@ struct attempt {
     int64_t deadline_ns;
     int64_t since_ns;
     bool woken;    /* it has waited, and is the one that WOKEN speaks of */
-    bool stubborn; /* waits on though it closes a cycle: that has been told */
+    enum cr__manner manner; /* insisting: waits on though it closes a cycle: that has been told */
 };
 
 /* Out of the queue, without the mutex. */
@@ -230,7 +142,7 @@ static int round_begin(struct cr__worker *w, struct attempt *a)
         return r < 0 ? r : 0;
     if (!w->alone)
         atomic_thread_fence(memory_order_seq_cst); /* waiting comes before looking: see above */
-    if (CR__UNLIKELY(owner_waits(m)) && closes_cycle(w, a->me, m) && !a->stubborn && cr__park_abandon(&a->me->word, w->alone)) {
+    if (CR__UNLIKELY(owner_waits(m)) && cr__closes_cycle(w, a->me, a->manner)) {
         leave(w, a);
         return -EDEADLK;
     }
@@ -244,7 +156,7 @@ static int round_end(struct attempt *a, int r)
         leave(cr__worker_here(), a);
         return r;
     }
-    if (owner_of(a->m) == &a->me->co)
+    if (cr__mutex_owner(a->m) == &a->me->co)
         return 0;
     a->woken = true;
     return 1;
@@ -259,7 +171,7 @@ static inline int wait_round(struct cr__worker *w, struct attempt *a)
 static CR__NOINLINE int lock_slowly(struct cr__worker *w, struct attempt a)
 {
     int r;
-    if (owner_of(a.m) == &a.me->co)
+    if (cr__mutex_owner(a.m) == &a.me->co)
         return -EDEADLK;
     a.since_ns = w->now_ns;
     while ((r = wait_round(w, &a)) == 1)
@@ -294,6 +206,13 @@ static int64_t since_ns(const struct cr__leaf *leaf)
     return leaf->worker->now_ns - ((int64_t)passed << CR__SINCE_SHIFT);
 }
 
+static inline int counted(const struct attempt *a, int r)
+{
+    if (r == 0)
+        cr__lock_taken(a->me, (uintptr_t)a->m);
+    return r;
+}
+
 /* A leaf's next round, the first one or, after a wait, another. */
 static int leaf_round(const struct cr__leaf *leaf, struct attempt *a)
 {
@@ -310,17 +229,17 @@ static int leaf_lock_again(const struct cr__leaf *leaf, struct attempt *a)
 {
     a->since_ns = since_ns(leaf);
     int r = round_end(a, cr__leaf_arrive(leaf, a->deadline_ns));
-    return r == 1 ? leaf_round(leaf, a) : r;
+    return counted(a, r == 1 ? leaf_round(leaf, a) : r);
 }
 
 static int leaf_lock(const struct cr__leaf *leaf, struct attempt *a)
 {
     if (CR__LIKELY(take(leaf->worker, a->m, leaf->me)))
-        return 0;
-    if (owner_of(a->m) == &leaf->me->co)
+        return counted(a, 0);
+    if (cr__mutex_owner(a->m) == &leaf->me->co)
         return -EDEADLK;
     a->since_ns = leaf->worker->now_ns;
-    return leaf_round(leaf, a);
+    return counted(a, leaf_round(leaf, a));
 }
 
 int cr_task_mutex_lock(struct cr_task *task, struct cr_mutex *m, int64_t deadline_ns)
@@ -339,7 +258,7 @@ int cr_mutex_lock_try(struct cr_mutex *m)
     if (!me)
         return -EPERM;
     if (!take(w, m, me))
-        return owner_of(m) == &me->co ? -EDEADLK : -EBUSY;
+        return cr__mutex_owner(m) == &me->co ? -EDEADLK : -EBUSY;
     cr__lock_taken(me, (uintptr_t)m);
     return 0;
 }
@@ -404,7 +323,7 @@ int cr_mutex_unlock(struct cr_mutex *m)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__acting(&w);
-    if (!me || owner_of(m) != &me->co)
+    if (!me || cr__mutex_owner(m) != &me->co)
         return -EPERM;
     cr__lock_given(me);
     if (CR__UNLIKELY(word_get(m) & STARVING) && hand_over(w, m))
@@ -426,14 +345,14 @@ static void lock_again(struct cr_mutex *m)
     if (take(w, m, me))
         cr__lock_taken(me, (uintptr_t)m);
     else
-        (void)!lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = CR_FOREVER, .stubborn = true});
+        (void)!lock_slowly(w, (struct attempt){.m = m, .me = me, .deadline_ns = CR_FOREVER, .manner = CR__INSISTING});
     cr__unmask(me, mask);
 }
 
 /* CR_WAITS: it waits, and has given the mutex back. */
 static int cond_begin(struct cr__worker *w, struct cr__record *me, struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
 {
-    if (owner_of(m) != &me->co)
+    if (cr__mutex_owner(m) != &me->co)
         return -EPERM;
     cr__lock(w, cr__spin_of(&cond->_spin));
     int r = cr__wait_begin(w, me, CR__WAIT_COND, cond, deadline_ns);
@@ -472,7 +391,7 @@ static int cond_over(struct cr__record *me)
 int cr_task_cond_wait(struct cr_task *task, struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
 {
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_COND) | CR__KIND_BIT(CR__WAIT_MUTEX));
-    struct attempt a = {.m = m, .me = leaf.me, .deadline_ns = CR_FOREVER, .stubborn = true};
+    struct attempt a = {.m = m, .me = leaf.me, .deadline_ns = CR_FOREVER, .manner = CR__INSISTING};
     if (leaf.turn == CR__BREATHES)
         return CR_WAITS;
     if (leaf.turn == CR__BEGINS)

@@ -29,10 +29,45 @@ struct cr__extra {
     struct cr__select_node *cases;       /* select's; the node's type is the room's own (chan.h) */
     int case_count, case_won, case_result;
     int cases_enlisted;
+    struct cr__hold *reads;              /* rwlock.c's: of a task, or of a coroutine on a shared stack */
 };
 
 /* NULL: no memory. */
 struct cr__extra *cr__extra_of(struct cr_co *co);
+
+/* ---- Who holds what ----------------------------------------------------------------------------------------- */
+
+/* Written by who holds it; others look for cycles, and for who is to blame. */
+static inline struct cr_co *cr__mutex_owner(const struct cr_mutex *m)
+{
+    return atomic_load_explicit((struct cr_co *_Atomic *)(void *)&m->_owner, memory_order_relaxed);
+}
+
+/* That a coroutine reads under a readers-writer lock: one of the lock's `_readers`, under its lock; and of the coroutine's own, which begin at the top of its
+ * stack (struct cr__co_top), or in struct cr__extra. From a slab of the worker's on which it asked. */
+struct cr__hold {
+    struct cr__hold *older; /* of the coroutine */
+    struct cr__record *who;
+    struct cr_rwlock *lock;
+    struct cr__hold *next, *prev; /* of the lock */
+};
+_Static_assert(sizeof(struct cr__hold) <= CR__HOLD_BYTES, "the slab's objects");
+
+/* Whether it waits for a mutex or a readers-writer lock. */
+static inline bool cr__waits_for_lock(const struct cr__record *record)
+{
+    uint32_t word = atomic_load_explicit(&record->word, memory_order_relaxed);
+    unsigned kind = cr__park_kind(word);
+    return (word & CR__STATE) == CR__WAITING && (kind == CR__WAIT_MUTEX || kind == CR__WAIT_READ_LOCK || kind == CR__WAIT_WRITE_LOCK);
+}
+
+/* Called by `me`, which waits for such a lock already, and has not suspended: if that closes a cycle of waiters (cycles.c), this is reported, and, unless
+ * it insists, its wait is over. Returns whether it is. Between the beginning of the wait and the call lies a fence, where there are several workers. */
+enum cr__manner { CR__YIELDING, CR__INSISTING };
+#ifndef CR__CYCLE_MAX
+#define CR__CYCLE_MAX 1024
+#endif
+CR__COLD bool cr__closes_cycle(struct cr__worker *w, struct cr__record *me, enum cr__manner manner);
 
 /* ---- Queues of waiters -------------------------------------------------------------------------------------- */
 
