@@ -21,7 +21,7 @@
 #include "mem/chunk.h"
 
 #define CR__SLAB_OBJECT_MAX_BYTES CR__CHUNK_BYTES
-#define CR__SLAB_MAGAZINE_MAX 32
+#define CR__SLAB_MAGAZINE_MAX 256
 #define CR__SLAB_MAGAZINE_BYTES ((size_t)64 << 10) /* of large objects it holds fewer, but two */
 #define CR__SLAB_AWAY_MAX 32
 #define CR__SLAB_READABLE_BYTES (3 * CR__CACHE_LINE) /* of a freed object, under ASan */

@@ -20,7 +20,9 @@ CR__COLD bool cr__budget_renew(struct cr__worker *worker);
 static inline bool cr__budget_spend(struct cr__worker *worker)
 {
     worker->allowance_bytes -= CR__BUDGET_SPAWN_BYTES;
-    return CR__LIKELY(worker->allowance_bytes >= 0) || cr__budget_renew(worker);
+    if (CR__UNLIKELY(worker->allowance_bytes < 0))
+        return cr__budget_renew(worker);
+    return true;
 }
 
 /* Before a spawn that is part of what has begun, and can't be put off: the next one is granted. */

@@ -597,7 +597,7 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     w->chain = config->policy != CR_POLICY_STAR;
     w->chain_budget = FIRST_CHAIN_BUDGET;
     w->default_kind = config->stack;
-    w->default_stack_bytes = cr__stack_size(config->stack_size_bytes);
+    (void)!cr__attr_check(NULL, config->stack, config->stack_size_bytes, &w->default_flags, &w->default_stack_bytes); /* config has been checked */
     w->outside = self->current; /* a bare coroutine, perhaps */
     w->loop.mode = CR__MODE(CR__CO_ROOT, 0);
     w->loop.stack = self->current->stack;

@@ -369,12 +369,12 @@ static struct cr_co *take_alone(struct cr__worker *w)
         return cr__queue_pop(&w->fresh);
     }
     w->streak = 0;
+    if (!w->fresh.head && !w->youngest)
+        w->elsewhere &= (uint8_t)~CR__IN_FRESH;
     if (w->ready.head)
         return cr__queue_pop(&w->ready);
-    if (!w->youngest) {
-        w->elsewhere &= (uint8_t)~CR__IN_FRESH;
+    if (!w->youngest)
         return NULL;
-    }
     take_youngest(w);
     return cr__queue_pop(&w->fresh);
 }
@@ -483,7 +483,7 @@ __attribute__((always_inline)) static inline struct cr__hop leave(struct cr__sel
     return hop;
 }
 
-static void free_record(struct cr__worker *w, struct cr__record *record)
+static inline void free_record(struct cr__worker *w, struct cr__record *record)
 {
     bool task = cr__co_is_task(&record->co);
     cr__co_state_set(&record->co, CR__CO_FREE);
@@ -527,14 +527,15 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
  * waits until we have. */
 static void put_stack(struct cr__worker *w, struct cr__record *me)
 {
-    if (CR__UNLIKELY(cr__co_kind(&me->co) == CR_STACK_SHARED)) {
+    unsigned kind = cr__co_kind(&me->co);
+    if (CR__UNLIKELY(kind == CR_STACK_SHARED)) {
         cr__shared_end(&me->co);
         return;
     }
     struct cr__stack_pool *home = cr__co_top(&me->co)->word;
-    if (cr__co_kind(&me->co) == CR_STACK_VIRTUAL)
+    if (CR__UNLIKELY(kind == CR_STACK_VIRTUAL))
         cr__freezer_owns(w, me, false);
-    if (CR__LIKELY(home == pool_of(w, &me->co))) {
+    if (CR__LIKELY(home == (kind == CR_STACK_VIRTUAL ? &w->virtuals : &w->stacks))) {
         cr__stack_put(home, me->co.stack);
         if (CR__UNLIKELY(w->starving > 0))
             cr__feed(w, cr__stack_class(&w->stacks, me->co.stack.size_bytes));
@@ -681,7 +682,7 @@ void cr__run_ready(struct cr__worker *w)
 
 /* ---- Spawning ----------------------------------------------------------------------------------------------- */
 
-static inline void word_init(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, struct cr__record *record)
+__attribute__((always_inline)) static inline void word_init(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, struct cr__record *record)
 {
     bool stopping = atomic_load_explicit(&w->sched->stopping, memory_order_relaxed);
     atomic_store_explicit(&record->word,
@@ -689,7 +690,7 @@ static inline void word_init(struct cr__worker *w, struct cr__worker *placed, st
                           memory_order_relaxed);
 }
 
-static inline void spawned(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, struct cr_co **where, struct cr__record *record)
+__attribute__((always_inline)) static inline void spawned(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, struct cr_co **where, struct cr__record *record)
 {
     w->live++;
     cr__count(&w->counters.spawned, 1);
@@ -703,19 +704,26 @@ static inline void spawned(struct cr__worker *w, struct cr__worker *placed, stru
         cr__ready_here(w, record);
 }
 
+static inline int attr_of(const struct cr__worker *w, const struct cr_attr *attr, unsigned *flags, uint32_t *stack_bytes)
+{
+    *flags = w->default_flags;
+    *stack_bytes = w->default_stack_bytes;
+    if (CR__UNLIKELY(attr != NULL) && cr__attr_check(attr, w->default_kind, w->default_stack_bytes, flags, stack_bytes) < 0)
+        return -EINVAL;
+    return w->stacks.max_bytes == 0 || cr__stack_fits(&w->stacks, *stack_bytes) ? 0 : -EINVAL;
+}
+
 int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
                    const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where)
 {
     unsigned flags;
     uint32_t stack_bytes;
-    if (!fn || cr__attr_check(attr, w->default_kind, w->default_stack_bytes, &flags, &stack_bytes) < 0)
+    if (CR__UNLIKELY(!fn) || CR__UNLIKELY(attr_of(w, attr, &flags, &stack_bytes) < 0))
         return -EINVAL;
-    if (!cr__stack_fits(&w->stacks, stack_bytes))
-        return -EINVAL;
-    if (!cr__budget_spend(w))
+    if (CR__UNLIKELY(!cr__budget_spend(w)))
         return -ENOMEM;
     struct cr__record *record = cr__slab_get(&w->records);
-    if (!record)
+    if (CR__UNLIKELY(!record))
         return -ENOMEM;
     record->co = (struct cr_co){
         .below = &record->co,
@@ -730,7 +738,7 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     record->timer.link = NULL;
     record->joiner = NULL;
     word_init(w, placed, out, record);
-    if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
+    if (CR__UNLIKELY(attr != NULL) && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
         record->co.cold = NULL; /* if there is one, it is the caller's */
         free_record(w, record);
         return -ENOMEM;

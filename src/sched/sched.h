@@ -212,6 +212,7 @@ struct cr__worker {
     uint32_t last_id;
     uint32_t default_stack_bytes;
     enum cr_stack_kind default_kind;
+    unsigned default_flags; /* what cr__attr_check says of no attributes */
 
     /* at each turn of the loop */
     int64_t now_ns;              /* when the loop last looked at the clock */

@@ -89,8 +89,8 @@ static inline int cr__stack_get(struct cr__stack_pool *pool, uint32_t size_bytes
         if (CR__UNLIKELY(!top))
             break;
         char *next = c->free = *(char **)(void *)(top - sizeof(char *));
-        for (int line = 1; line <= CR__STACK_FIRST_LINES; line++)
-            __builtin_prefetch((const void *)((uintptr_t)next - (uintptr_t)line * CR__CACHE_LINE), 1); /* where the next one to start will write; NULL is as good */
+        for (int line = 1; next && line <= CR__STACK_FIRST_LINES; line++)
+            __builtin_prefetch(next - line * CR__CACHE_LINE, 1); /* where the next one to start will write. Not of NULL: looking for no page costs more than a miss */
         if (++c->in_use > c->peak)
             c->peak = c->in_use;
         *out = (struct cr__stack){.top = top, .size_bytes = size_bytes};
