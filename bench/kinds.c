@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -202,12 +203,14 @@ static void run_stackless(const char *name, int milliseconds)
 static struct cr_co *frozen[STACKS];
 static volatile char *locals_of[STACKS];
 static const char *freeze_case;
+static int parked;
 
 static void parks(void *number)
 {
     char locals[200];
     memset(locals, (int)(intptr_t)number, sizeof(locals));
     locals_of[(intptr_t)number] = locals;
+    parked++;
     must(cr_park(), "cr_park");
     if (locals[7] != (char)(intptr_t)number)
         abort();
@@ -226,7 +229,9 @@ static double spawn_and_freeze(void)
     for (intptr_t i = 0; i < STACKS; i++)
         must(cr_spawn(&frozen[i], parks, (void *)i, &attr), "cr_spawn");
     uint64_t before = frozen_now();
-    must(cr_yield(), "cr_yield");
+    while (parked < STACKS) /* and none is frozen before all are */
+        must(cr_yield(), "cr_yield");
+    bench_need(frozen_now() == before, "parking them took too long");
     int64_t cpu_ns = bench_cpu_ns(), end = bench_now_ns() + 5 * CR_SEC;
     while (frozen_now() - before < STACKS && bench_now_ns() < end)
         must(cr_sleep(100 * CR_MS), "cr_sleep");
@@ -261,15 +266,17 @@ static void run_freezing(const char *name, int milliseconds)
 {
     (void)milliseconds;
     freeze_case = name;
-    must(cr_run(measure_freezing, NULL, &(struct cr_config){.workers = 1, .freeze_after_ns = CR_MS}), "cr_run");
+    must(cr_run(measure_freezing, NULL, &(struct cr_config){.workers = 1, .freeze_after_ns = 600 * CR_MS}), "cr_run");
 }
 
-/* The same calls over the same ranges: a page of each stack in use, guards between them. */
+/* The same calls over the same ranges (src/stack/virtual.c): a page of each stack in use, guards between them. */
 static void run_freeze_calls(const char *name, int milliseconds)
 {
     size_t slot = STACK_BYTES + GUARD_BYTES, bytes = slot * STACKS;
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
     bench_need(fd >= 0, "userfaultfd");
+    int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    bench_need(self >= 0, "pidfd_open");
     struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
     bench_need(ioctl(fd, UFFDIO_API, &api) == 0, "UFFDIO_API");
     double least = 0;
@@ -289,7 +296,11 @@ static void run_freeze_calls(const char *name, int milliseconds)
             size_t length = BATCH * slot - GUARD_BYTES;
             struct uffdio_writeprotect range = {.range = {(uintptr_t)low, length}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
             bench_need(ioctl(fd, UFFDIO_WRITEPROTECT, &range) == 0, "UFFDIO_WRITEPROTECT");
-            bench_need(madvise(low, length, MADV_GUARD_INSTALL) == 0, "MADV_GUARD_INSTALL");
+            struct iovec live[BATCH];
+            for (size_t k = 0; k < BATCH; k++)
+                live[k] = (struct iovec){base + (i + k + 1) * slot - PAGE, PAGE};
+            bench_need(syscall(SYS_process_madvise, self, live, BATCH, MADV_GUARD_INSTALL, 0) == BATCH * PAGE, "MADV_GUARD_INSTALL");
+            bench_need(madvise(low, length, MADV_DONTNEED) == 0, "MADV_DONTNEED");
         }
         double each = (double)(bench_cpu_ns() - cpu_ns) / STACKS;
         least = least == 0 || each < least ? each : least;

@@ -52,6 +52,17 @@ int cr__os_move(void *from, void *to, size_t size_bytes);     /* a mapping, in p
 /* What the process's page tables take, 0 if the kernel does not say. */
 uint64_t cr__os_page_tables_bytes(void);
 
+/* The same advice on several ranges. How many bytes it has been taken for, counted from the first one; or -errno, if for none. */
+static inline ssize_t cr__os_advise_many(int own_pidfd, const struct iovec *ranges, size_t count, int advice)
+{
+    return cr__syscall5(SYS_process_madvise, own_pidfd, ranges, count, advice, 0);
+}
+
+static inline int cr__os_pidfd_self(void)
+{
+    return (int)cr__syscall2(SYS_pidfd_open, getpid(), 0);
+}
+
 static inline int cr__os_userfaultfd(int flags)
 {
     return (int)cr__syscall1(SYS_userfaultfd, flags);

@@ -83,7 +83,7 @@ int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)
 {
     char *low, *top;
     struct cr__slot *slot = cr__stack_slot(cr__virtual_chunk(record->co.stack.top - 1), record->co.stack.top - 1, &low, &top);
-    int r = cr__thaw(slot, &w->images, low, top);
+    int r = cr__thaw(slot, &w->images, top, w->staged);
     if (r == 0) {
         cr__co_away_set(&record->co, false);
         w->frozen--;

@@ -200,6 +200,7 @@ struct cr__worker {
     uint32_t hand_at;
     uint32_t frozen;             /* how many of its coroutines are */
     uint32_t on_virtual;         /* how many have a virtual stack */
+    char staged[CR__STAGED_BYTES]; /* what goes back onto one */
     struct cr__queue put_off;    /* what they need to get back onto their stacks is lacking: with the next turn of the loop, or a bit later */
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;

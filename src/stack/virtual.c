@@ -16,7 +16,6 @@
 #define LEAST_BYTES ((size_t)16 << 30)
 #define UNIT_BYTES ((size_t)2 << 20) /* what one page of page tables covers: chunks are whole ones, so that unmapping gives those back */
 #define PAGE_BYTES ((size_t)4096)
-#define WP_UNPOPULATED (1u << 13) /* Linux 6.4: also what has never been touched is protected, so that a first write is not lost */
 
 struct image {
     size_t live_bytes;
@@ -32,6 +31,7 @@ static char *base;
 static size_t size, used;
 static _Atomic(struct cr__stack_chunk *) *chunks; /* one for each unit */
 static _Atomic int uffd = -1;
+static int pidfd = -1; /* our own: for one call that advises on several ranges */
 static const char *why_not;
 
 struct gap {
@@ -57,7 +57,7 @@ static const char *open_uffd(void)
     int fd = cr__os_userfaultfd(O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (fd < 0)
         return "userfaultfd is refused";
-    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP | WP_UNPOPULATED};
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP};
     const char *why = NULL;
     if (cr__os_ioctl(fd, UFFDIO_API, &api) < 0)
         why = "userfaultfd knows no write protection";
@@ -65,6 +65,8 @@ static const char *open_uffd(void)
         why = "the kernel does not register the reservation";
     else if (!cr__stack_guards_light(base))
         why = "the kernel has no lightweight guards (Linux 6.13)";
+    else if ((pidfd = cr__os_pidfd_self()) < 0)
+        why = "the process can't have a pidfd of its own";
     if (why)
         cr__os_close(fd);
     else
@@ -102,6 +104,9 @@ void cr__virtual_forget(void)
     int fd = atomic_exchange_explicit(&uffd, -1, memory_order_relaxed);
     if (fd >= 0)
         cr__os_close(fd); /* it would change the parent's memory */
+    if (pidfd >= 0)
+        cr__os_close(pidfd);
+    pidfd = -1;
 }
 
 /* ---- Chunks -------------------------------------------------------------------------------------------------- */
@@ -180,6 +185,11 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
 
 /* ---- Freezing ------------------------------------------------------------------------------------------------ */
 
+static char *page_of(char *addr)
+{
+    return (char *)((uintptr_t)addr & ~(PAGE_BYTES - 1));
+}
+
 static char *end_of(char *top)
 {
     return (char *)cr__round_up((uintptr_t)top, PAGE_BYTES);
@@ -244,15 +254,52 @@ static void undo(struct cr__freezing *f, unsigned from)
     }
 }
 
+/* Only a page that is there can be protected: one that has never been touched is, once it has been read. */
+__attribute__((no_sanitize("address", "thread"))) static void populate(char *sp, char *end)
+{
+    for (char *page = page_of(sp); page < end; page += PAGE_BYTES)
+        (void)*(volatile char *)page;
+}
+
 __attribute__((no_sanitize("address", "thread"))) static void copy(char *to, const char *from, size_t bytes)
 {
     __builtin_memcpy(to, from, bytes);
 }
 
+/* Guards the pages with live bytes; returns how many stacks are. What memory there was is gone with that. */
+static unsigned guard_live(const struct cr__freezing *f)
+{
+    struct iovec live[CR__FREEZE_MOST];
+    for (unsigned i = 0; i < f->count; i++) {
+        char *first = page_of(f->stacks[i].sp);
+        live[i] = (struct iovec){first, (size_t)(end_of(f->stacks[i].top) - first)};
+    }
+    ssize_t guarded = cr__os_advise_many(pidfd, live, f->count, MADV_GUARD_INSTALL);
+    unsigned done = 0;
+    while (done < f->count && guarded >= (ssize_t)live[done].iov_len)
+        guarded -= (ssize_t)live[done++].iov_len;
+    return done;
+}
+
+/* The other pages go back; guards stay. */
+static void drop_rest(const struct cr__freezing *f, unsigned done)
+{
+    for (unsigned i = 0, next; i < done; i = next) {
+        char *low, *end;
+        next = run_of(f, i, &low, &end);
+        if (next > done) { /* the kernel lacks memory: the last of them one by one */
+            next = i + 1;
+            end = page_of(f->stacks[i].sp);
+        }
+        if (low < end)
+            cr__mem_advise(low, (size_t)(end - low), MADV_DONTNEED);
+    }
+}
+
 unsigned cr__freeze(struct cr__freezing *f)
 {
-    struct iovec ranges[CR__FREEZE_MOST];
-    unsigned runs = 0, done = 0;
+    for (unsigned i = 0; i < f->count; i++)
+        populate(f->stacks[i].sp, f->stacks[i].top);
     for (unsigned i = 0, next; i < f->count; i = next) {
         char *low, *end;
         next = run_of(f, i, &low, &end);
@@ -260,19 +307,15 @@ unsigned cr__freeze(struct cr__freezing *f)
             undo(f, 0);
             return 0;
         }
-        ranges[runs++] = (struct iovec){low, (size_t)(end - low)};
     }
     for (unsigned i = 0; i < f->count; i++) {
         struct image *image = cr__mem_at(f->stacks[i].slot->image);
         copy(image->bytes, f->stacks[i].sp, image->live_bytes);
     }
-    for (unsigned run = 0; run < runs; run++) { /* each for itself, so that we know which; the calls cost little beside what they do */
-        char *low, *end;
-        if (cr__mem_advise(ranges[run].iov_base, ranges[run].iov_len, MADV_GUARD_INSTALL) < 0)
-            break;
-        for (unsigned next = run_of(f, done, &low, &end); done < next; done++)
-            hand_on(f->stacks[done].slot, CR__FROZEN);
-    }
+    unsigned done = guard_live(f);
+    drop_rest(f, done);
+    for (unsigned i = 0; i < done; i++)
+        hand_on(f->stacks[i].slot, CR__FROZEN);
     undo(f, done);
     atomic_fetch_add_explicit(&cr__freeze_counts.frozen, done, memory_order_relaxed);
     return done;
@@ -290,13 +333,12 @@ static int fill(char *page, const char *bytes)
     return r == -EEXIST ? 0 : r; /* an attempt before that lacked memory for another page */
 }
 
-/* The state is THAWING. 0; -ENOMEM: all is as it was, or nearer to its place. */
-static int thaw(struct cr__slot *slot, char *low, char *top)
+/* The state is THAWING. staged: a page. 0; -ENOMEM: all is as it was, or nearer to its place. */
+static int thaw(struct cr__slot *slot, char *top, char *staged)
 {
     const struct image *image = cr__mem_at(slot->image);
-    char *sp = top - image->live_bytes, *first = (char *)((uintptr_t)sp & ~(PAGE_BYTES - 1));
-    for (char *page = first; page < top; page += PAGE_BYTES) {
-        char staged[PAGE_BYTES];
+    char *sp = top - image->live_bytes;
+    for (char *page = page_of(sp); page < top; page += PAGE_BYTES) {
         char *from = page < sp ? sp : page, *to = page + PAGE_BYTES < top ? page + PAGE_BYTES : top;
         memset(staged, 0, (size_t)(from - page));
         memcpy(staged + (from - page), image->bytes + (from - sp), (size_t)(to - from));
@@ -305,10 +347,10 @@ static int thaw(struct cr__slot *slot, char *low, char *top)
         if (r < 0)
             return r;
     }
-    return low < first ? cr__os_advise(low, (size_t)(first - low), MADV_GUARD_REMOVE) : 0;
+    return 0;
 }
 
-int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *low, char *top)
+int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *staged)
 {
     while (!take(slot, CR__FROZEN, CR__THAWING)) {
         if (atomic_load_explicit(&slot->state, memory_order_acquire) == CR__IN_PLACE) /* pairs with the release in hand_on */
@@ -316,7 +358,7 @@ int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *low, char *
         sched_yield(); /* somebody touches it */
     }
     if (atomic_load_explicit(&slot->state, memory_order_relaxed) == CR__THAWING) {
-        int r = thaw(slot, low, top);
+        int r = thaw(slot, top, staged);
         hand_on(slot, r < 0 ? CR__FROZEN : CR__IN_PLACE);
         if (r < 0)
             return -ENOMEM;
@@ -336,7 +378,8 @@ bool cr__virtual_fault(const void *addr)
         return false;
     for (;;) {
         if (take(slot, CR__FROZEN, CR__THAWING)) {
-            int r = thaw(slot, low, top);
+            char staged[PAGE_BYTES];
+            int r = thaw(slot, top, staged);
             hand_on(slot, r < 0 ? CR__FROZEN : CR__IN_PLACE);
             if (r == 0) {
                 atomic_fetch_add_explicit(&cr__freeze_counts.touched, 1, memory_order_relaxed);
