@@ -30,16 +30,13 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* nobody holds it across a switch */
 static char *base;
 static size_t size, used;
-static _Atomic(struct cr__stack_chunk *) *chunks; /* one for each unit */
+static _Atomic uintptr_t *chunks; /* one for each unit: whose it is, or 0; of a range that has been given back, the first one has GAP, and the list's next */
 static _Atomic int uffd = -1;
 static const char *why_not;
 
-struct gap {
-    struct gap *next;
-    char *addr;
-    size_t size_bytes;
-};
-static struct gap *gaps;
+#define GAP ((uintptr_t)1)
+#define GAP_UNITS_SHIFT 32
+static uint32_t gaps; /* the first one's unit + 1; 0: there is none */
 
 /* ---- Setting up ---------------------------------------------------------------------------------------------- */
 
@@ -106,7 +103,7 @@ void cr__virtual_forget(void)
 
 /* ---- Chunks -------------------------------------------------------------------------------------------------- */
 
-static _Atomic(struct cr__stack_chunk *) *entry_of(const void *addr)
+static _Atomic uintptr_t *entry_of(const void *addr)
 {
     size_t offset = (size_t)((const char *)addr - base);
     return offset < size ? &chunks[offset / UNIT_BYTES] : NULL;
@@ -114,27 +111,51 @@ static _Atomic(struct cr__stack_chunk *) *entry_of(const void *addr)
 
 struct cr__stack_chunk *cr__virtual_chunk(const void *addr)
 {
-    _Atomic(struct cr__stack_chunk *) *entry = entry_of(addr);
-    return entry ? atomic_load_explicit(entry, memory_order_acquire) : NULL;
+    _Atomic uintptr_t *entry = entry_of(addr);
+    uintptr_t chunk = entry ? atomic_load_explicit(entry, memory_order_acquire) : 0; /* pairs with the release in enter */
+    return chunk & GAP ? NULL : (void *)chunk;
 }
 
 static void enter(char *addr, size_t size_bytes, struct cr__stack_chunk *chunk)
 {
     for (size_t at = 0; at < size_bytes; at += UNIT_BYTES)
-        atomic_store_explicit(entry_of(addr + at), chunk, memory_order_release);
+        atomic_store_explicit(entry_of(addr + at), (uintptr_t)chunk, memory_order_release); /* pairs with the acquire in cr__virtual_chunk */
 }
 
-static char *take_gap(size_t size_bytes)
+static uint32_t gap_next(uint32_t gap)
 {
-    for (struct gap **link = &gaps, *gap; (gap = *link) != NULL; link = &gap->next) {
-        if (gap->size_bytes != size_bytes)
+    return (uint32_t)atomic_load_explicit(&chunks[gap - 1], memory_order_relaxed) >> 1;
+}
+
+static size_t gap_bytes(uint32_t gap)
+{
+    return (size_t)(atomic_load_explicit(&chunks[gap - 1], memory_order_relaxed) >> GAP_UNITS_SHIFT) * UNIT_BYTES;
+}
+
+static void gap_set(uint32_t gap, size_t size_bytes, uint32_t next)
+{
+    atomic_store_explicit(&chunks[gap - 1], (uintptr_t)(size_bytes / UNIT_BYTES) << GAP_UNITS_SHIFT | (uintptr_t)next << 1 | GAP, memory_order_relaxed);
+}
+
+static char *take_gap_locked(size_t size_bytes)
+{
+    for (uint32_t gap = gaps, before = 0; gap; before = gap, gap = gap_next(gap)) {
+        if (gap_bytes(gap) != size_bytes)
             continue;
-        char *addr = gap->addr;
-        *link = gap->next;
-        cr__mem_free(gap, sizeof(*gap), CR__MEM_OTHER);
-        return addr;
+        if (before)
+            gap_set(before, gap_bytes(before), gap_next(gap));
+        else
+            gaps = gap_next(gap);
+        return base + (size_t)(gap - 1) * UNIT_BYTES;
     }
     return NULL;
+}
+
+static void add_gap_locked(const char *addr, size_t size_bytes)
+{
+    uint32_t gap = (uint32_t)((size_t)(addr - base) / UNIT_BYTES) + 1;
+    gap_set(gap, size_bytes, gaps);
+    gaps = gap;
 }
 
 void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
@@ -142,7 +163,7 @@ void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
     pthread_once(&once, set_up);
     pthread_mutex_lock(&lock);
-    char *addr = take_gap(size_bytes);
+    char *addr = take_gap_locked(size_bytes);
     if (!addr && size > used && size - used >= size_bytes) {
         addr = base + used;
         used += size_bytes;
@@ -159,7 +180,6 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
 {
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
     enter(addr, size_bytes, NULL);
-    struct gap *gap = cr__mem_alloc(sizeof(*gap), CR__MEM_OTHER);
     int r = cr__os_map_over(addr, size_bytes) /* without its page tables */;
     if (r == 0) {
         cr__mem_advise(addr, size_bytes, MADV_NOHUGEPAGE);
@@ -167,14 +187,10 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
             r = register_range(atomic_load_explicit(&uffd, memory_order_relaxed), addr, size_bytes);
     }
     cr__mem_uncount(CR__MEM_STACKS, size_bytes);
-    if (r < 0 || !gap) { /* its addresses are lost: there are many */
-        cr__mem_free(gap, sizeof(*gap), CR__MEM_OTHER);
-        return;
-    }
-    *gap = (struct gap){.addr = addr, .size_bytes = size_bytes};
+    if (r < 0)
+        return; /* its addresses are lost: there are many */
     pthread_mutex_lock(&lock);
-    gap->next = gaps;
-    gaps = gap;
+    add_gap_locked(addr, size_bytes);
     pthread_mutex_unlock(&lock);
 }
 
@@ -249,6 +265,18 @@ __attribute__((no_sanitize("address", "thread"))) static void copy(char *to, con
     __builtin_memcpy(to, from, bytes);
 }
 
+/* The kernel makes room first, and then installs the guards: in between, a page would read as zero, and what is written there would be lost. So nobody gets in meanwhile. */
+static int guard(char *low, size_t size_bytes)
+{
+    int r = cr__mem_protect(low, size_bytes, PROT_NONE);
+    if (r < 0)
+        return r;
+    r = cr__mem_advise(low, size_bytes, MADV_GUARD_INSTALL);
+    while (cr__mem_protect(low, size_bytes, PROT_READ | PROT_WRITE) < 0) /* it joins mappings, and lacks memory for a moment at most */
+        sched_yield();
+    return r;
+}
+
 unsigned cr__freeze(struct cr__freezing *f)
 {
     struct iovec ranges[CR__FREEZE_MOST];
@@ -268,7 +296,7 @@ unsigned cr__freeze(struct cr__freezing *f)
     }
     for (unsigned run = 0; run < runs; run++) { /* each for itself, so that we know which; the calls cost little beside what they do */
         char *low, *end;
-        if (cr__mem_advise(ranges[run].iov_base, ranges[run].iov_len, MADV_GUARD_INSTALL) < 0)
+        if (guard(ranges[run].iov_base, ranges[run].iov_len) < 0)
             break;
         for (unsigned next = run_of(f, done, &low, &end); done < next; done++)
             hand_on(f->stacks[done].slot, CR__FROZEN);

@@ -6,9 +6,11 @@
  *
  * All of them lie in one reservation of addresses, registered with userfaultfd for write protection only, so that a first touch stays an ordinary fault.
  *
- * Two traps, and what is done about them. A write between the copy and the guard would be lost: so the range is write-protected before it is
- * copied; who writes meanwhile gets SIGBUS, waits in its handler until it is frozen, and thaws it. After a guard has been removed the page reads as
- * zero until it is filled: so it is filled over the guard, by UFFDIO_COPY, which replaces the one by the other in one step.
+ * Three traps, and what is done about them. A write between the copy and the guard would be lost: so the range is write-protected before it is
+ * copied; who writes meanwhile gets SIGBUS, waits in its handler until it is frozen, and thaws it. MADV_GUARD_INSTALL drops the pages before it installs guards: who
+ * reads in between would get zeroes, and writes to them: so the range has no access at all while it is at work (mprotect), and who touches it then gets
+ * SIGSEGV, and waits as well. After a guard has been removed the page reads as zero until it is filled: so it is filled over the guard, by UFFDIO_COPY, which
+ * replaces the one by the other in one step.
  *
  * Invariants:
  *   1. FREEZING and THAWING are locks: who made that state alone changes the range, and makes the next one. Nothing in between waits for anybody.
