@@ -195,6 +195,7 @@ struct cr__worker {
     int64_t round_ns;            /* when the freezer's hand last came round */
     struct cr__stack_chunk *hand; /* where it is; NULL: at the beginning */
     uint32_t hand_at;
+    uint32_t hand_lost;          /* the pool's chunks_lost when the hand was put there */
     uint32_t frozen;             /* how many of its coroutines are */
     uint32_t on_virtual;         /* how many have a virtual stack */
     struct cr__queue put_off;    /* what they need to get back onto their stacks is lacking: with the next turn of the loop, or a bit later */
