@@ -229,6 +229,7 @@ static double spawn_and_freeze(void)
     for (intptr_t i = 0; i < STACKS; i++)
         must(cr_spawn(&frozen[i], parks, (void *)i, &attr), "cr_spawn");
     uint64_t before = frozen_now();
+    parked = 0;
     while (parked < STACKS) /* and none is frozen before all are */
         must(cr_yield(), "cr_yield");
     bench_need(frozen_now() == before, "parking them took too long");
@@ -243,9 +244,18 @@ static double spawn_and_freeze(void)
     return (double)cpu_ns / STACKS;
 }
 
+static void join_all(void)
+{
+    must(cr_unpark_many(frozen, STACKS), "cr_unpark_many");
+    for (int i = 0; i < STACKS; i++)
+        must(cr_join(frozen[i]), "cr_join");
+}
+
 static void measure_freezing(void *unused)
 {
     (void)unused;
+    (void)spawn_and_freeze(); /* images take their memory */
+    join_all();
     double freeze_ns = spawn_and_freeze();
     int64_t begin = bench_now_ns();
     if (strcmp(freeze_case, "thaw-touch") == 0) {
@@ -254,9 +264,7 @@ static void measure_freezing(void *unused)
     }
     double touch_ns = (double)(bench_now_ns() - begin) / STACKS;
     begin = bench_now_ns();
-    must(cr_unpark_many(frozen, STACKS), "cr_unpark_many");
-    for (int i = 0; i < STACKS; i++)
-        must(cr_join(frozen[i]), "cr_join");
+    join_all();
     double resume_ns = (double)(bench_now_ns() - begin) / STACKS;
     double ns = strcmp(freeze_case, "freeze") == 0 ? freeze_ns : strcmp(freeze_case, "thaw-touch") == 0 ? touch_ns : resume_ns;
     printf("%s %.4f\n", freeze_case, ns);
@@ -294,13 +302,13 @@ static void run_freeze_calls(const char *name, int milliseconds)
         for (size_t i = 0; i < STACKS; i += BATCH) {
             char *low = base + i * slot + GUARD_BYTES;
             size_t length = BATCH * slot - GUARD_BYTES;
-            struct uffdio_writeprotect range = {.range = {(uintptr_t)low, length}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-            bench_need(ioctl(fd, UFFDIO_WRITEPROTECT, &range) == 0, "UFFDIO_WRITEPROTECT");
+            bench_need(mprotect(low, length, PROT_READ) == 0 && mprotect(low, length, PROT_NONE) == 0, "mprotect");
+            bench_need(madvise(low, length, MADV_DONTNEED) == 0, "MADV_DONTNEED");
             struct iovec live[BATCH];
             for (size_t k = 0; k < BATCH; k++)
                 live[k] = (struct iovec){base + (i + k + 1) * slot - PAGE, PAGE};
             bench_need(syscall(SYS_process_madvise, self, live, BATCH, MADV_GUARD_INSTALL, 0) == BATCH * PAGE, "MADV_GUARD_INSTALL");
-            bench_need(madvise(low, length, MADV_DONTNEED) == 0, "MADV_DONTNEED");
+            bench_need(mprotect(low, length, PROT_READ | PROT_WRITE) == 0, "mprotect");
         }
         double each = (double)(bench_cpu_ns() - cpu_ns) / STACKS;
         least = least == 0 || each < least ? each : least;

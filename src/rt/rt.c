@@ -5,6 +5,7 @@
  * before the first one is taken down. */
 #include "rt/rt.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -108,6 +109,21 @@ static int choose_stack(struct cr_config *config)
             return 0;
     }
     fprintf(stderr, "crore: CR_STACK=%s: static, virtual or shared is meant\n", wish);
+    return -EINVAL;
+}
+
+/* And for when virtual stacks are frozen. */
+static int choose_freezing(struct cr_config *config)
+{
+    const char *wish = getenv("CR_FREEZE_AFTER_NS");
+    if (config->freeze_after_ns != 0 || !wish || !*wish)
+        return 0;
+    char *end;
+    errno = 0;
+    config->freeze_after_ns = strtoll(wish, &end, 10);
+    if (*end == '\0' && errno == 0)
+        return 0;
+    fprintf(stderr, "crore: CR_FREEZE_AFTER_NS=%s: a number of nanoseconds is meant, or a negative one for never\n", wish);
     return -EINVAL;
 }
 
@@ -293,6 +309,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         r = choose_poller(&rt->config);
     if (r == 0)
         r = choose_stack(&rt->config);
+    if (r == 0)
+        r = choose_freezing(&rt->config);
     rt->sched.budget_bytes = rt->config.memory_budget_bytes;
     rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
     rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);

@@ -9,7 +9,8 @@
 #include "os/os.h"
 
 #define SLICE_SLOTS 1024
-#define ROUND_NS (CR_SEC / 4) /* between the end of one round and the next, at least */
+#define ROUND_MOST_NS (CR_SEC / 4) /* between the end of one round and the next: the limit, within these */
+#define ROUND_LEAST_NS CR_MS
 
 /* Whether its coroutine could be frozen now, if it were for its kind of wait; and since when it waits. */
 static bool is_idle(const struct cr__worker *w, const struct cr__record *record, uint32_t *idle_units)
@@ -35,6 +36,9 @@ static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_u
 {
     struct cr__freezing f = {.images = &w->images};
     unsigned looked = 0;
+    if (w->hand_lost != w->virtuals.chunks_lost)
+        w->hand = NULL;
+    w->hand_lost = w->virtuals.chunks_lost;
     while (looked < most && f.count < CR__FREEZE_MOST) {
         char *low, *top;
         struct cr__slot *slot = w->hand ? cr__stack_slot_number(w->hand, w->hand_at++, &low, &top) : NULL;
@@ -61,9 +65,16 @@ static inline bool anything_to_do(const struct cr__worker *w)
     return w->on_virtual > w->frozen && w->freeze_after_ns >= 0;
 }
 
+static int64_t round_ns(const struct cr__worker *w)
+{
+    if (w->freeze_after_ns < ROUND_LEAST_NS)
+        return ROUND_LEAST_NS;
+    return w->freeze_after_ns < ROUND_MOST_NS ? w->freeze_after_ns : ROUND_MOST_NS;
+}
+
 void cr__freezer_turn(struct cr__worker *w)
 {
-    if (CR__LIKELY(!anything_to_do(w)) || (!w->hand && w->now_ns - w->round_ns < ROUND_NS))
+    if (CR__LIKELY(!anything_to_do(w)) || (!w->hand && w->now_ns - w->round_ns < round_ns(w)))
         return;
     uint32_t limit_units = (uint32_t)(w->freeze_after_ns >> CR__SINCE_SHIFT);
     bool over = look_round(w, SLICE_SLOTS, limit_units) == 0;
@@ -76,7 +87,7 @@ int64_t cr__freezer_due_in(const struct cr__worker *w)
 {
     if (!anything_to_do(w))
         return -1;
-    return w->hand ? 0 : ROUND_NS;
+    return w->hand ? 0 : round_ns(w);
 }
 
 int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)

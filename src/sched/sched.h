@@ -198,6 +198,7 @@ struct cr__worker {
     int64_t round_ns;            /* when the freezer's hand last came round */
     struct cr__stack_chunk *hand; /* where it is; NULL: at the beginning */
     uint32_t hand_at;
+    uint32_t hand_lost;          /* the pool's chunks_lost when the hand was put there */
     uint32_t frozen;             /* how many of its coroutines are */
     uint32_t on_virtual;         /* how many have a virtual stack */
     char staged[CR__STAGED_BYTES]; /* what goes back onto one */

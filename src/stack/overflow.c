@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <ucontext.h>
 
 #include "mem/mem.h"
 #include "obs/obs.h"
@@ -52,11 +53,24 @@ static void pass_on(int signo, siginfo_t *info, void *ucontext)
     }
 }
 
+/* Whether it was about to execute what lies there: no guard's business. */
+static bool executes(const void *addr, const void *ucontext)
+{
+    const mcontext_t *m = &((const ucontext_t *)ucontext)->uc_mcontext;
+#if defined(__x86_64__)
+    return (uintptr_t)m->gregs[REG_RIP] == (uintptr_t)addr;
+#elif defined(__aarch64__)
+    return (uintptr_t)m->pc == (uintptr_t)addr;
+#else
+    return (uintptr_t)m->__gregs[REG_PC] == (uintptr_t)addr;
+#endif
+}
+
 static void on_fault(int signo, siginfo_t *info, void *ucontext)
 {
     struct cr__stack stack;
-    bool unmapped = signo == SIGSEGV ? info->si_code == SEGV_MAPERR : info->si_code == BUS_ADRERR;
-    if (unmapped && cr__virtual_fault(info->si_addr))
+    bool withheld = signo == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR);
+    if (withheld && !executes(info->si_addr, ucontext) && cr__virtual_fault(info->si_addr))
         return;
     if (info->si_code > 0 && cr__stack_guard_hit(info->si_addr, &stack)) {
         explain(&stack, ucontext);

@@ -55,6 +55,7 @@ struct cr__stack_class {
 struct cr__stack_pool {
     struct cr__stack_class classes[CR__STACK_CLASSES];
     struct cr__stack_chunk *chunks;
+    uint32_t chunks_lost; /* how often some have been unmapped: who keeps a pointer to one looks here */
     size_t guard_bytes;
     void *owner; /* whose pool it is */
     bool is_virtual;

@@ -307,6 +307,7 @@ static bool reclaim(struct cr__stack_pool *pool)
         chunk_unmap(chunk);
         any = true;
     }
+    pool->chunks_lost += any;
     return any;
 }
 

@@ -29,17 +29,14 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* nobody holds it across a switch */
 static char *base;
 static size_t size, used;
-static _Atomic(struct cr__stack_chunk *) *chunks; /* one for each unit */
+static _Atomic uintptr_t *chunks; /* one for each unit: whose it is, or 0; of a range that has been given back, the first one has GAP, and the list's next */
 static _Atomic int uffd = -1;
 static int pidfd = -1; /* our own: for one call that advises on several ranges */
 static const char *why_not;
 
-struct gap {
-    struct gap *next;
-    char *addr;
-    size_t size_bytes;
-};
-static struct gap *gaps;
+#define GAP ((uintptr_t)1)
+#define GAP_UNITS_SHIFT 32
+static uint32_t gaps; /* the first one's unit + 1; 0: there is none */
 
 /* ---- Setting up ---------------------------------------------------------------------------------------------- */
 
@@ -57,7 +54,7 @@ static const char *open_uffd(void)
     int fd = cr__os_userfaultfd(O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (fd < 0)
         return "userfaultfd is refused";
-    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
     const char *why = NULL;
     if (cr__os_ioctl(fd, UFFDIO_API, &api) < 0)
         why = "userfaultfd knows no write protection";
@@ -111,7 +108,7 @@ void cr__virtual_forget(void)
 
 /* ---- Chunks -------------------------------------------------------------------------------------------------- */
 
-static _Atomic(struct cr__stack_chunk *) *entry_of(const void *addr)
+static _Atomic uintptr_t *entry_of(const void *addr)
 {
     size_t offset = (size_t)((const char *)addr - base);
     return offset < size ? &chunks[offset / UNIT_BYTES] : NULL;
@@ -119,27 +116,51 @@ static _Atomic(struct cr__stack_chunk *) *entry_of(const void *addr)
 
 struct cr__stack_chunk *cr__virtual_chunk(const void *addr)
 {
-    _Atomic(struct cr__stack_chunk *) *entry = entry_of(addr);
-    return entry ? atomic_load_explicit(entry, memory_order_acquire) : NULL;
+    _Atomic uintptr_t *entry = entry_of(addr);
+    uintptr_t chunk = entry ? atomic_load_explicit(entry, memory_order_acquire) : 0; /* pairs with the release in enter */
+    return chunk & GAP ? NULL : (void *)chunk;
 }
 
 static void enter(char *addr, size_t size_bytes, struct cr__stack_chunk *chunk)
 {
     for (size_t at = 0; at < size_bytes; at += UNIT_BYTES)
-        atomic_store_explicit(entry_of(addr + at), chunk, memory_order_release);
+        atomic_store_explicit(entry_of(addr + at), (uintptr_t)chunk, memory_order_release); /* pairs with the acquire in cr__virtual_chunk */
 }
 
-static char *take_gap(size_t size_bytes)
+static uint32_t gap_next(uint32_t gap)
 {
-    for (struct gap **link = &gaps, *gap; (gap = *link) != NULL; link = &gap->next) {
-        if (gap->size_bytes != size_bytes)
+    return (uint32_t)atomic_load_explicit(&chunks[gap - 1], memory_order_relaxed) >> 1;
+}
+
+static size_t gap_bytes(uint32_t gap)
+{
+    return (size_t)(atomic_load_explicit(&chunks[gap - 1], memory_order_relaxed) >> GAP_UNITS_SHIFT) * UNIT_BYTES;
+}
+
+static void gap_set(uint32_t gap, size_t size_bytes, uint32_t next)
+{
+    atomic_store_explicit(&chunks[gap - 1], (uintptr_t)(size_bytes / UNIT_BYTES) << GAP_UNITS_SHIFT | (uintptr_t)next << 1 | GAP, memory_order_relaxed);
+}
+
+static char *take_gap_locked(size_t size_bytes)
+{
+    for (uint32_t gap = gaps, before = 0; gap; before = gap, gap = gap_next(gap)) {
+        if (gap_bytes(gap) != size_bytes)
             continue;
-        char *addr = gap->addr;
-        *link = gap->next;
-        cr__mem_free(gap, sizeof(*gap), CR__MEM_OTHER);
-        return addr;
+        if (before)
+            gap_set(before, gap_bytes(before), gap_next(gap));
+        else
+            gaps = gap_next(gap);
+        return base + (size_t)(gap - 1) * UNIT_BYTES;
     }
     return NULL;
+}
+
+static void add_gap_locked(const char *addr, size_t size_bytes)
+{
+    uint32_t gap = (uint32_t)((size_t)(addr - base) / UNIT_BYTES) + 1;
+    gap_set(gap, size_bytes, gaps);
+    gaps = gap;
 }
 
 void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
@@ -147,7 +168,7 @@ void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
     pthread_once(&once, set_up);
     pthread_mutex_lock(&lock);
-    char *addr = take_gap(size_bytes);
+    char *addr = take_gap_locked(size_bytes);
     if (!addr && size > used && size - used >= size_bytes) {
         addr = base + used;
         used += size_bytes;
@@ -164,7 +185,6 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
 {
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
     enter(addr, size_bytes, NULL);
-    struct gap *gap = cr__mem_alloc(sizeof(*gap), CR__MEM_OTHER);
     int r = cr__os_map_over(addr, size_bytes) /* without its page tables */;
     if (r == 0) {
         cr__mem_advise(addr, size_bytes, MADV_NOHUGEPAGE);
@@ -172,14 +192,10 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
             r = register_range(atomic_load_explicit(&uffd, memory_order_relaxed), addr, size_bytes);
     }
     cr__mem_uncount(CR__MEM_STACKS, size_bytes);
-    if (r < 0 || !gap) { /* its addresses are lost: there are many */
-        cr__mem_free(gap, sizeof(*gap), CR__MEM_OTHER);
-        return;
-    }
-    *gap = (struct gap){.addr = addr, .size_bytes = size_bytes};
+    if (r < 0)
+        return; /* its addresses are lost: there are many */
     pthread_mutex_lock(&lock);
-    gap->next = gaps;
-    gaps = gap;
+    add_gap_locked(addr, size_bytes);
     pthread_mutex_unlock(&lock);
 }
 
@@ -207,6 +223,33 @@ static void hand_on(struct cr__slot *slot, enum cr__slot_state state)
     atomic_store_explicit(&slot->state, (uint8_t)state, memory_order_release); /* pairs with the acquire in take */
 }
 
+static int fill(char *page, const char *bytes)
+{
+    struct uffdio_copy copy = {.dst = (uintptr_t)page, .src = (uintptr_t)bytes, .len = PAGE_BYTES};
+    int r;
+    do
+        r = cr__os_ioctl(atomic_load_explicit(&uffd, memory_order_relaxed), UFFDIO_COPY, &copy);
+    while (r == -EAGAIN); /* the kernel was changing the mapping */
+    return r == -EEXIST ? 0 : r; /* an attempt before that lacked memory for another page */
+}
+
+/* Puts live bytes back where the state is THAWING, or FREEZING. staged: a page. 0; -ENOMEM: all is as it was, or nearer to its place. */
+static int thaw(struct cr__slot *slot, char *top, char *staged)
+{
+    const struct image *image = cr__mem_at(slot->image);
+    char *sp = top - image->live_bytes;
+    for (char *page = page_of(sp); page < top; page += PAGE_BYTES) {
+        char *from = page < sp ? sp : page, *to = page + PAGE_BYTES < top ? page + PAGE_BYTES : top;
+        memset(staged, 0, (size_t)(from - page));
+        memcpy(staged + (from - page), image->bytes + (from - sp), (size_t)(to - from));
+        memset(staged + (to - page), 0, PAGE_BYTES - (size_t)(to - page));
+        int r = fill(page, staged);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top)
 {
     size_t live_bytes = (size_t)(top - sp);
@@ -228,45 +271,46 @@ bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, ch
     return true;
 }
 
-static int protect(char *low, char *end, bool on)
-{
-    struct uffdio_writeprotect range = {.range = {(uintptr_t)low, (size_t)(end - low)}, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
-    return cr__os_ioctl(atomic_load_explicit(&uffd, memory_order_relaxed), UFFDIO_WRITEPROTECT, &range);
-}
-
 /* Neighbours in one call: between them lie guards only. Returns the index behind the run, and its range. */
-static unsigned run_of(const struct cr__freezing *f, unsigned i, char **low, char **end)
+static unsigned run_of(const struct cr__freezing *f, unsigned i, char **low, size_t *size_bytes)
 {
     *low = f->stacks[i].low;
     do
-        *end = end_of(f->stacks[i++].top);
+        *size_bytes = (size_t)(end_of(f->stacks[i++].top) - *low);
     while (i < f->count && f->stacks[i].slot == f->stacks[i - 1].slot + 1);
     return i;
 }
 
-static void undo(struct cr__freezing *f, unsigned from)
+static int protect_runs(const struct cr__freezing *f, int protection)
 {
-    for (unsigned i = from; i < f->count; i++) {
-        protect(f->stacks[i].low, end_of(f->stacks[i].top), false);
-        cr__image_put(f->images, cr__mem_at(f->stacks[i].slot->image));
-        f->stacks[i].slot->image = 0;
-        hand_on(f->stacks[i].slot, CR__IN_PLACE);
+    char *low;
+    size_t size_bytes;
+    int r = 0;
+    for (unsigned i = 0; i < f->count && r == 0;) {
+        i = run_of(f, i, &low, &size_bytes);
+        r = cr__mem_protect(low, size_bytes, protection);
+    }
+    return r;
+}
+
+/* Where access was withheld. It joins mappings, and lacks memory for a moment at most. */
+static void open_runs(const struct cr__freezing *f)
+{
+    while (protect_runs(f, PROT_READ | PROT_WRITE) < 0)
+        sched_yield();
+}
+
+static void drop_runs(const struct cr__freezing *f)
+{
+    char *low;
+    size_t size_bytes;
+    for (unsigned i = 0; i < f->count;) {
+        i = run_of(f, i, &low, &size_bytes);
+        cr__mem_advise(low, size_bytes, MADV_DONTNEED); /* guards stay */
     }
 }
 
-/* Only a page that is there can be protected: one that has never been touched is, once it has been read. */
-__attribute__((no_sanitize("address", "thread"))) static void populate(char *sp, char *end)
-{
-    for (char *page = page_of(sp); page < end; page += PAGE_BYTES)
-        (void)*(volatile char *)page;
-}
-
-__attribute__((no_sanitize("address", "thread"))) static void copy(char *to, const char *from, size_t bytes)
-{
-    __builtin_memcpy(to, from, bytes);
-}
-
-/* Guards the pages with live bytes; returns how many stacks are. What memory there was is gone with that. */
+/* Guards the pages in which live bytes were; returns how many stacks' are. */
 static unsigned guard_live(const struct cr__freezing *f)
 {
     struct iovec live[CR__FREEZE_MOST];
@@ -281,74 +325,48 @@ static unsigned guard_live(const struct cr__freezing *f)
     return done;
 }
 
-/* The other pages go back; guards stay. */
-static void drop_rest(const struct cr__freezing *f, unsigned done)
+__attribute__((no_sanitize("address", "thread"))) static void copy(char *to, const char *from, size_t bytes)
 {
-    for (unsigned i = 0, next; i < done; i = next) {
-        char *low, *end;
-        next = run_of(f, i, &low, &end);
-        if (next > done) { /* the kernel lacks memory: the last of them one by one */
-            next = i + 1;
-            end = page_of(f->stacks[i].sp);
-        }
-        if (low < end)
-            cr__mem_advise(low, (size_t)(end - low), MADV_DONTNEED);
-    }
+    __builtin_memcpy(to, from, bytes);
+}
+
+/* One that is not frozen after all. */
+static CR__COLD void put_back(struct cr__freezing *f, unsigned i, bool dropped)
+{
+    struct cr__slot *slot = f->stacks[i].slot;
+    char staged[CR__STAGED_BYTES];
+    while (dropped && thaw(slot, f->stacks[i].top, staged) < 0)
+        sched_yield(); /* what has been dropped is free memory, but another one may have taken it for a moment */
+    cr__image_put(f->images, cr__mem_at(slot->image));
+    slot->image = 0;
+    hand_on(slot, CR__IN_PLACE);
 }
 
 unsigned cr__freeze(struct cr__freezing *f)
 {
-    for (unsigned i = 0; i < f->count; i++)
-        populate(f->stacks[i].sp, f->stacks[i].top);
-    for (unsigned i = 0, next; i < f->count; i = next) {
-        char *low, *end;
-        next = run_of(f, i, &low, &end);
-        if (protect(low, end, true) < 0) {
-            undo(f, 0);
-            return 0;
+    unsigned done = 0;
+    bool dropped = false;
+    if (protect_runs(f, PROT_READ) == 0) {
+        for (unsigned i = 0; i < f->count; i++) {
+            struct image *image = cr__mem_at(f->stacks[i].slot->image);
+            copy(image->bytes, f->stacks[i].sp, image->live_bytes);
         }
+        dropped = protect_runs(f, PROT_NONE) == 0;
     }
-    for (unsigned i = 0; i < f->count; i++) {
-        struct image *image = cr__mem_at(f->stacks[i].slot->image);
-        copy(image->bytes, f->stacks[i].sp, image->live_bytes);
+    if (dropped) {
+        drop_runs(f);
+        done = guard_live(f);
     }
-    unsigned done = guard_live(f);
-    drop_rest(f, done);
+    open_runs(f);
     for (unsigned i = 0; i < done; i++)
         hand_on(f->stacks[i].slot, CR__FROZEN);
-    undo(f, done);
+    for (unsigned i = done; i < f->count; i++)
+        put_back(f, i, dropped);
     atomic_fetch_add_explicit(&cr__freeze_counts.frozen, done, memory_order_relaxed);
     return done;
 }
 
 /* ---- Thawing ------------------------------------------------------------------------------------------------- */
-
-static int fill(char *page, const char *bytes)
-{
-    struct uffdio_copy copy = {.dst = (uintptr_t)page, .src = (uintptr_t)bytes, .len = PAGE_BYTES};
-    int r;
-    do
-        r = cr__os_ioctl(atomic_load_explicit(&uffd, memory_order_relaxed), UFFDIO_COPY, &copy);
-    while (r == -EAGAIN); /* the kernel was changing the mapping */
-    return r == -EEXIST ? 0 : r; /* an attempt before that lacked memory for another page */
-}
-
-/* The state is THAWING. staged: a page. 0; -ENOMEM: all is as it was, or nearer to its place. */
-static int thaw(struct cr__slot *slot, char *top, char *staged)
-{
-    const struct image *image = cr__mem_at(slot->image);
-    char *sp = top - image->live_bytes;
-    for (char *page = page_of(sp); page < top; page += PAGE_BYTES) {
-        char *from = page < sp ? sp : page, *to = page + PAGE_BYTES < top ? page + PAGE_BYTES : top;
-        memset(staged, 0, (size_t)(from - page));
-        memcpy(staged + (from - page), image->bytes + (from - sp), (size_t)(to - from));
-        memset(staged + (to - page), 0, PAGE_BYTES - (size_t)(to - page));
-        int r = fill(page, staged);
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
 
 int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *staged)
 {
