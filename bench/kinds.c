@@ -2,7 +2,7 @@
  *
  * switch-KIND: from one bare coroutine to another and so on, each on its own stack; "shared" keeps its stack (nobody else needs it).
  * copy-BYTES: two bare coroutines in turns on one shared stack, each with so many live bytes: a switch, a copy out, a copy in.
- * copy-BYTES-by-hand: a switch between two static ones and two memcpy of as many bytes.
+ * copy-BYTES-by-hand: a switch between two static ones and two memcpy of as many bytes as those have (of 128 there are more: the least that there can be).
  * freeze, freeze-calls: nanoseconds a stack, for freezing parked coroutines, and for the system calls alone over such ranges, in the same batches.
  * thaw-resume, thaw-touch: nanoseconds a stack, by its coroutine's turn, by another's pointer.
  * window, window-bytes: a common window of a page remapped at each switch, as some do: two system calls and a TLB flush. */
@@ -126,9 +126,9 @@ static size_t live_bytes(void)
     return (size_t)(pair[0]->stack.top - sp);
 }
 
-static void run_copy(const char *name, int milliseconds)
+/* Two with as many live bytes on one shared stack, or the least that there can be; how many these are. */
+static size_t make_sharers(size_t wanted)
 {
-    size_t wanted = (size_t)atoi(name + strlen("copy-"));
     make_pair(CR_STACK_SHARED);
     size_t least = live_bytes();
     if (wanted > least) { /* another pair, that has as many */
@@ -139,14 +139,22 @@ static void run_copy(const char *name, int milliseconds)
         }
         make_pair(CR_STACK_SHARED);
     }
+    return live_bytes();
+}
+
+static void run_copy(const char *name, int milliseconds)
+{
+    size_t live = make_sharers((size_t)atoi(name + strlen("copy-")));
     bench_batches(name, milliseconds, turns_all, ROUNDS);
-    printf("%s-live %zu.0\n", name, live_bytes());
+    printf("%s-live %zu.0\n", name, live);
 }
 
 static void run_copy_by_hand(const char *name, int milliseconds)
 {
+    size_t live = make_sharers((size_t)atoi(name + strlen("copy-")));
+    padding_bytes = 0;
     make_pair(CR_STACK_STATIC);
-    by_hand_bytes = (size_t)atoi(name + strlen("copy-"));
+    by_hand_bytes = live;
     pictures[0] = calloc(1, by_hand_bytes);
     pictures[1] = calloc(1, by_hand_bytes);
     scratch = calloc(1, by_hand_bytes);

@@ -19,6 +19,7 @@
 #include "mem/mem.h"
 
 #define SPARE_BYTES 8192
+#define PIECE_BYTES ((size_t)2048)
 #define GROWTH_BYTES 512 /* how much deeper than its caller's frame the running coroutine may be when it is left */
 
 struct cr__image {
@@ -127,6 +128,19 @@ static struct cr__image *image_for(struct cr__shared *shared, struct cr_co *co, 
     return fitting;
 }
 
+/* In pieces, for which memcpy takes a loop: what takes one instruction instead begins slowly (rep movsb from 2,112 bytes on: 30 ns). */
+static void copy(char *to, const char *from, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t piece = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
+        __asm__("" : "+r"(piece)); /* a compiler that knew a bound would take that instruction, too */
+        memcpy(to, from, piece);
+        to += piece;
+        from += piece;
+        bytes -= piece;
+    }
+}
+
 static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr_co *co)
 {
     size_t live = live_bytes(co);
@@ -134,7 +148,7 @@ static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr
     if (CR__UNLIKELY(!image)) /* only of one that a bare coroutine yields to inside a scheduled one: nobody reserves for that */
         cr__panic("no memory for the %zu bytes on its stack of coroutine %u, which must make room", live, co->id);
     image->sp = co->sp;
-    memcpy(image->bytes, co->sp, live);
+    copy(image->bytes, co->sp, live);
     co->sp = self->mover;
     cr__co_away_set(co, true);
 }
@@ -142,7 +156,7 @@ static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr
 static void *copy_in(struct cr_co *co)
 {
     struct cr__image *image = image_of(co);
-    memcpy(image->sp, image->bytes, (size_t)(co->stack.top - image->sp));
+    copy(image->sp, image->bytes, (size_t)(co->stack.top - image->sp));
     cr__co_away_set(co, false);
     return co->sp = image->sp;
 }
