@@ -1,15 +1,30 @@
 /* What a worker does that has nothing to do, and how it is found when there is something again: searching, falling asleep, waking one, and noticing the end.
  *
- * A worker that finds nothing ready searches: first the injection queue, then the others' rings, in turns, from a random one on. Not more search
- * than sleep; who searches does so for a bounded number of rounds. Before it sleeps, it adds itself to `idle` and looks once more. Who puts
- * something into a ring looks at `idle` afterwards, but without a fence, which each spawn would pay for: one that falls asleep at that moment may be missed, until
- * the ring's owner offers again (cr__sched_offer).
+ *     ready, or told --> runs --nothing--> searches --nothing--> idle --> asleep, in its poller --kick, event, timer--> up
  *
- * The last one to become idle looks whether anything can happen any more. If no coroutine lives, the runtime ends. If coroutines live, but all timers are
- * unarmed and nobody waits for what comes from outside, nothing can ever run again. */
+ * A worker that finds nothing ready searches: first the injection queue, then the others' rings, in turns, from a random one on. It does so for a bounded number of rounds, and not
+ * if more search already than sleep. (Those that look at that at the same moment may be more. Nothing but the cost of searching depends on it.) Before it sleeps, it adds itself to
+ * `idle` and looks once more. Who puts something into a ring looks at `idle` afterwards, but without a fence, which each spawn would pay for: one that falls asleep at that moment may
+ * be missed, until the ring's owner offers again (cr__sched_offer).
+ *
+ * Each one that has fallen asleep, and sees all others idle, looks whether anything can happen any more. If no coroutine lives, the runtime ends. If coroutines live, but
+ * all timers are unarmed and nobody waits for what comes from outside, nothing can ever run again. What it looks at is not of one moment: meanwhile one may get up, spawn onto another one, which
+ * ends that and counts it. So `idle` also counts who has got up. If it is the same before and after, then nobody has, and all is as it was when the last one added itself.
+ *
+ * Invariants:
+ *   1. A worker is in `idle` from before it becomes ASLEEP until it gets up. What it has done before, its count of coroutines included, is seen by whoever sees it there.
+ *   2. Only who is up changes what the end is decided by, and what it changes is seen by nobody who does not see that it has got up. (A thread outside promises first, under end_lock. What a
+ *      poller brings before its worker is up, coroutines that waited outside, is counted as waiting outside until those run.)
+ *   3. Of those that fall asleep at the same time one sees all others asleep; likewise `done`, and what was told, are seen by who falls asleep, or it is seen asleep, and roused.
+ *   4. ASLEEP is taken away once, by who has something, and then kicks. Who gets up sees why; `waking` is set only between the two.
+ *   5. The end is declared under end_lock. Who comes second finds nobody asleep any more, or declares the same: that none lives.
+ *
+ * Rejected: to look at each one again whether it still sleeps (it may have been up meanwhile); to have the last one to sleep stop the others (they may have a timer). */
 #include "sched/idle.h"
 
 #include "sched/injection.h"
+
+#define ONE_GOT_UP ((uint64_t)1 << 32) /* in `idle` */
 
 #ifndef CR__SEARCH_ROUNDS
 #define CR__SEARCH_ROUNDS 16
@@ -78,7 +93,7 @@ static bool steal_from_any(struct cr__worker *w)
 
 static bool may_search(struct cr__sched *s)
 {
-    unsigned idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
+    unsigned idle = cr__sched_idle(s);
     unsigned searching = atomic_load_explicit(&s->searching, memory_order_relaxed);
     return s->count > 1 && searching <= idle;
 }
@@ -135,9 +150,8 @@ static bool anything_to_steal(struct cr__sched *s)
     return false;
 }
 
-/* All workers are idle. Whether nothing can happen but by a call from a thread outside. One that has been roused, for a stack that came home say, but
- * is not up yet, will look here itself when it sleeps again. `idle` may still count one that has run since then, and sleeps again: so that it is asleep is looked at
- * first, and what it has done is seen by that. */
+/* Whether all workers sleep, and none of them has anything to wake up for but a call from a thread outside. One that has been roused, for a stack that came home say, but
+ * is not up yet, will look for the end itself when it sleeps again. */
 static bool all_hopeless(struct cr__sched *s)
 {
     int64_t waits_outside = 0;
@@ -150,18 +164,24 @@ static bool all_hopeless(struct cr__sched *s)
     return waits_outside == 0 && !anything_to_steal(s);
 }
 
-/* By the last worker that has fallen asleep; of several at the same time, by one that sees all others asleep. All that the others did before they became so is seen here. */
+/* Since `idle` was that. If so, all that we have read meanwhile was so then. */
+static bool nobody_got_up(struct cr__sched *s, uint64_t idle)
+{
+    atomic_thread_fence(memory_order_acquire); /* pairs with the one in leave_idle */
+    return atomic_load_explicit(&s->idle, memory_order_relaxed) == idle;
+}
+
+/* By each worker that has fallen asleep and sees all others idle; so by the last one. */
 static void look_for_the_end(struct cr__sched *s)
 {
     bool hopeless = false;
     cr__spin_lock(&s->end_lock);
-    if (atomic_load_explicit(&s->idle, memory_order_acquire) == s->count &&
-        atomic_load_explicit(&s->promised, memory_order_acquire) == 0) {
-        if (atomic_load_explicit(&s->live, memory_order_relaxed) == 0) {
-            finish_locked(s, 0);
-        } else if (!s->stoppable && all_hopeless(s)) { /* else a thread may still send, spawn or stop */
-            /* once more: one that was about to run its last coroutine when we looked, and sleeps now, has counted that before */
-            hopeless = atomic_load_explicit(&s->live, memory_order_relaxed) != 0;
+    uint64_t idle = atomic_load_explicit(&s->idle, memory_order_acquire); /* pairs with the release in cr__worker_fall_asleep, of all of them */
+    if ((unsigned)idle == s->count && atomic_load_explicit(&s->promised, memory_order_relaxed) == 0) {
+        bool none_lives = atomic_load_explicit(&s->live, memory_order_relaxed) == 0;
+        bool over = none_lives || (!s->stoppable && all_hopeless(s)); /* stoppable: a thread may still send, spawn or stop */
+        if (over && nobody_got_up(s, idle)) {
+            hopeless = !none_lives;
             finish_locked(s, hopeless ? -EDEADLK : 0);
         }
     }
@@ -177,28 +197,36 @@ void cr__sched_finish(struct cr__sched *s, int result)
     cr__spin_unlock(&s->end_lock);
 }
 
+/* Not idle any more. The fence: whoever sees what we do from here on sees that we are up; pairs with the one in nobody_got_up. */
+static void leave_idle(struct cr__sched *s)
+{
+    atomic_fetch_add_explicit(&s->idle, ONE_GOT_UP - 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+}
+
 bool cr__worker_fall_asleep(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
     atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && !w->put_off.head, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
-    /* sequentially consistent: all that was in a ring before is seen. What is put into one right now may be missed: cr__sched_offer says why that does no harm */
-    atomic_fetch_add(&s->idle, 1);
+    /* release: what we did is seen by who looks for the end. acquire: what was in a ring when others became idle is seen. What is put into one right now may be missed: cr__sched_offer
+     * says why that does no harm */
+    atomic_fetch_add_explicit(&s->idle, 1, memory_order_acq_rel);
     if (anything_to_steal(s) || !cr__inbox_sleep(&w->inbox)) {
-        atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
+        leave_idle(s);
         return false;
     }
     /* asleep comes before the look at the others, of whom one sees all asleep; at `done`: see finish_locked; and at stacks: see cr__send_stack_home */
     atomic_thread_fence(memory_order_seq_cst);
-    if (CR__UNLIKELY(w->starving > 0) && (cr__stack_any_returned(&w->stacks) || cr__stack_any_returned(&w->virtuals)))
+    if (CR__UNLIKELY(atomic_load_explicit(&w->starving, memory_order_relaxed) > 0) &&
+        (cr__stack_any_returned(&w->stacks) || cr__stack_any_returned(&w->virtuals)))
         cr__worker_rouse(w); /* before the look for the end: one that is roused has something to do */
     if (cr__sched_anything_told(s)) {
-        (void)!cr__inbox_rouse(&w->inbox);
-        atomic_fetch_sub_explicit(&s->idle, 1, memory_order_relaxed);
+        cr__worker_get_up(w);
         return false;
     }
-    if (atomic_load_explicit(&s->idle, memory_order_relaxed) == s->count)
+    if (cr__sched_idle(s) == s->count)
         look_for_the_end(s);
     return true;
 }
@@ -206,6 +234,7 @@ bool cr__worker_fall_asleep(struct cr__worker *w)
 void cr__worker_get_up(struct cr__worker *w)
 {
     (void)!cr__inbox_rouse(&w->inbox); /* if a timer woke us: nobody shall take us for asleep, and wake us instead of another one */
-    atomic_fetch_sub_explicit(&w->sched->idle, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire); /* pairs with the release in cr__inbox_rouse: who has roused us set `waking` before we clear it */
+    leave_idle(w->sched);
     atomic_store_explicit(&w->sched->waking, false, memory_order_relaxed);
 }

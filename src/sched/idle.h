@@ -8,7 +8,7 @@
  * ring it is offers again when it takes the next, and who watches looks at the rings.) */
 static inline void cr__sched_offer(struct cr__sched *sched)
 {
-    if (CR__UNLIKELY(atomic_load_explicit(&sched->idle, memory_order_relaxed) > 0) &&
+    if (CR__UNLIKELY(cr__sched_idle(sched) > 0) &&
         atomic_load_explicit(&sched->searching, memory_order_relaxed) == 0)
         cr__sched_wake_one(sched);
 }

@@ -140,7 +140,7 @@ bool cr__post_from_outside(struct cr__sched *s, struct cr__worker *to, struct cr
 
 void cr__sched_promise_kept(struct cr__sched *s)
 {
-    atomic_fetch_sub_explicit(&s->promised, 1, memory_order_release); /* pairs with the acquire in look_for_the_end */
+    atomic_fetch_sub_explicit(&s->promised, 1, memory_order_release); /* pairs with the acquire in cr__worker_drain */
 }
 
 static struct cr__post *take_told(struct cr__sched *s)
