@@ -48,8 +48,7 @@ static inline uintptr_t cr__inbox_take(struct cr__inbox *inbox)
 static inline bool cr__inbox_sleep(struct cr__inbox *inbox)
 {
     uintptr_t empty = 0;
-    return atomic_compare_exchange_strong_explicit(&inbox->head, &empty, CR__INBOX_ASLEEP, memory_order_release,
-                                                   memory_order_relaxed); /* pairs with the acquire in asleep */
+    return atomic_compare_exchange_strong_explicit(&inbox->head, &empty, CR__INBOX_ASLEEP, memory_order_relaxed, memory_order_relaxed);
 }
 
 /* Without sending anything: returns whether the owner slept, and is the caller's to kick. */
@@ -57,13 +56,14 @@ static inline bool cr__inbox_rouse(struct cr__inbox *inbox)
 {
     uintptr_t asleep = CR__INBOX_ASLEEP;
     return atomic_load_explicit(&inbox->head, memory_order_relaxed) == CR__INBOX_ASLEEP &&
-           atomic_compare_exchange_strong_explicit(&inbox->head, &asleep, 0, memory_order_relaxed, memory_order_relaxed);
+           atomic_compare_exchange_strong_explicit(&inbox->head, &asleep, 0, memory_order_release,
+                                                   memory_order_relaxed); /* pairs with the fence in cr__worker_get_up */
 }
 
-/* By anyone, who then sees all that the owner has done before. False also where the owner has been roused, and is not up yet. */
+/* By anyone. False also where the owner has been roused, and is not up yet. */
 static inline bool cr__inbox_asleep(struct cr__inbox *inbox)
 {
-    return atomic_load_explicit(&inbox->head, memory_order_acquire) == CR__INBOX_ASLEEP; /* pairs with the release in sleep */
+    return atomic_load_explicit(&inbox->head, memory_order_relaxed) == CR__INBOX_ASLEEP;
 }
 
 static inline bool cr__inbox_empty(struct cr__inbox *inbox)

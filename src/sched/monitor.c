@@ -106,7 +106,7 @@ static bool send_takeover(struct cr__sched *s, struct cr__worker *stuck)
 
 static void help(struct cr__sched *s, struct cr__worker *stuck, struct seen *seen)
 {
-    if (s->count == 1 || atomic_load_explicit(&s->idle, memory_order_relaxed) == 0)
+    if (s->count == 1 || cr__sched_idle(s) == 0)
         return;
     atomic_store_explicit(&stuck->generous, true, memory_order_relaxed); /* until its next turn */
     if (cr__runq_length(&stuck->stealable) > 0 || cr__runq_length(&stuck->wanderers) > 0 ||

@@ -1,5 +1,5 @@
 /* Running coroutines: spawn, yield, park, end. sched.h has the picture and the invariants. */
-#include "sched/worker.h"
+#include "sched/idle.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -518,7 +518,7 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
     struct cr__worker *home = w->last_stack_home->owner;
     cr__stack_put_remote(w->last_stack_home, w->last_stack);
     w->last_stack.top = NULL;
-    atomic_thread_fence(memory_order_seq_cst); /* it sees the stack, or we see it starve, and asleep: house_keeping, fall_asleep */
+    atomic_thread_fence(memory_order_seq_cst); /* it sees the stack, or we see it starve, and asleep: house_keeping, cr__worker_fall_asleep */
     if (atomic_load_explicit(&home->starving, memory_order_relaxed) > 0)
         cr__worker_rouse(home);
 }

@@ -273,7 +273,7 @@ struct cr__sched {
     /* Called on the monitor's thread, at each look that finds worker 0 stuck: the process's signals, which come to that one, are taken elsewhere. NULL: nothing. */
     void (*_Atomic take_signals)(struct cr__sched *sched);
 
-    _Alignas(CR__CACHE_LINE) _Atomic unsigned idle; /* workers that sleep, or are about to */
+    _Alignas(CR__CACHE_LINE) _Atomic uint64_t idle; /* workers that sleep, or are about to; in the upper half, how often one has got up (idle.c) */
     _Atomic unsigned searching;  /* awake, without work, looking for some */
     _Atomic bool waking;         /* one has been roused, and has not begun to search yet */
     _Atomic bool stopping;       /* everything is being cancelled, and so is what comes */
@@ -292,6 +292,12 @@ struct cr__sched {
     _Alignas(CR__CACHE_LINE) struct cr__injection injection;
     _Alignas(CR__CACHE_LINE) struct cr__pool pool;
 };
+
+/* How many workers sleep, or are about to. */
+static inline unsigned cr__sched_idle(struct cr__sched *sched)
+{
+    return (unsigned)atomic_load_explicit(&sched->idle, memory_order_relaxed);
+}
 
 /* The worker of the calling thread, NULL if it is none; never keep it across a suspension. */
 static inline struct cr__worker *cr__worker_here(void)

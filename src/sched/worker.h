@@ -38,15 +38,6 @@ bool cr__worker_shrinks_now(const struct cr__worker *worker);
 void cr__worker_shrink(struct cr__worker *worker);
 int64_t cr__worker_shrinks_in(const struct cr__worker *worker);
 
-/* There is something to steal: if somebody sleeps, and nobody searches, wakes one. (Who goes to sleep at this moment may be missed: the one whose
- * ring it is offers again when it takes the next, and who watches looks at the rings.) */
-static inline void cr__sched_offer(struct cr__sched *sched)
-{
-    if (CR__UNLIKELY(atomic_load_explicit(&sched->idle, memory_order_relaxed) > 0) &&
-        atomic_load_explicit(&sched->searching, memory_order_relaxed) == 0)
-        cr__sched_wake_one(sched);
-}
-
 /* ---- Freezing (freezer.c) ------------------------------------------------------------------------------------- */
 
 /* At a turn of the loop: looks at some of the worker's virtual stacks. */

@@ -141,30 +141,3 @@ TEST(a_sender_and_who_rouses_may_come_at_once)
 {
     model_run(worker_stopper_sender, each_arrived_once);
 }
-
-static int done_before; /* plain: the owner's, while it is awake */
-
-static void fall_asleep(void *unused)
-{
-    (void)unused;
-    done_before = 1;
-    model_assert(cr__inbox_sleep(&inbox));
-}
-
-static void look_at_sleeper(void *unused)
-{
-    (void)unused;
-    if (cr__inbox_asleep(&inbox))
-        model_assert(done_before == 1);
-}
-
-static void sleeper_and_looker(void)
-{
-    model_thread(fall_asleep, NULL);
-    model_thread(look_at_sleeper, NULL);
-}
-
-TEST(what_a_sleeper_has_done_is_seen_by_who_sees_it_asleep)
-{
-    model_run(sleeper_and_looker, NULL);
-}
