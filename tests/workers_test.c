@@ -508,6 +508,42 @@ TEST_SEVERAL(what_a_coroutine_has_waited_for_may_be_gone_when_it_goes_on)
         CHECK_EQ(cr_sleep(CR_MS), 0);
 }
 
+/* ---- Starting among those that always yield ------------------------------------------------------------------ */
+
+enum { MANY_THAT_YIELD = 1000 };
+static _Atomic int have_begun;
+static _Atomic bool all_have;
+
+static void yields_until_all_have(void *unused)
+{
+    (void)unused;
+    have_begun++;
+    while (!all_have)
+        CHECK_EQ(cr_yield(), 0);
+}
+
+static void spawns_what_yields(void *unused)
+{
+    (void)unused;
+    int64_t deadline_ns = cr_after(60 * CR_SEC);
+    have_begun = 0;
+    all_have = false;
+    for (int i = 0; i < MANY_THAT_YIELD; i++)
+        CHECK_EQ(cr_go(yields_until_all_have, NULL), 0);
+    while (have_begun < MANY_THAT_YIELD && cr_now() < deadline_ns)
+        CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(have_begun, MANY_THAT_YIELD);
+    all_have = true;
+}
+
+TEST(those_that_always_yield_do_not_keep_others_from_starting)
+{
+    for (unsigned workers = 1; workers <= 4; workers *= 2) {
+        struct cr_config config = {.workers = workers};
+        CHECK_EQ(cr_run(spawns_what_yields, NULL, &config), 0);
+    }
+}
+
 /* ---- Parking and unparking across workers ---- */
 
 enum { HANDOVERS = 20000 };

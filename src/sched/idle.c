@@ -40,7 +40,7 @@ void cr__inject(struct cr__sched *s, struct cr__record *first)
 }
 
 /* Only into an empty ring: there it fits. */
-static bool take_injected(struct cr__worker *w)
+bool cr__worker_take_injected(struct cr__worker *w)
 {
     if (cr__runq_length(&w->stealable) > 0)
         return false;
@@ -101,12 +101,12 @@ static bool may_search(struct cr__sched *s)
 bool cr__worker_search(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
-    bool found = take_injected(w);
+    bool found = cr__worker_take_injected(w);
     if (found || !may_search(s))
         return found;
     atomic_fetch_add_explicit(&s->searching, 1, memory_order_relaxed);
     for (int round = 0; round < CR__SEARCH_ROUNDS && !found; round++) {
-        found = take_injected(w) || steal_from_any(w) || !cr__inbox_empty(&w->inbox);
+        found = cr__worker_take_injected(w) || steal_from_any(w) || !cr__inbox_empty(&w->inbox);
         for (int i = 0; i < CR__SEARCH_PAUSES && !found; i++)
             cr__spin_hint();
     }

@@ -16,6 +16,9 @@ static inline void cr__sched_offer(struct cr__sched *sched)
 /* Looks for work elsewhere. Returns whether there may be something to do now. */
 bool cr__worker_search(struct cr__worker *worker);
 
+/* Takes a batch of the injection queue, if its ring is empty. Not only for who has nothing else to do: else those that always yield keep what is there from starting. */
+bool cr__worker_take_injected(struct cr__worker *worker);
+
 /* Nothing is ready: returns whether the worker may sleep in its poller; if so, cr__worker_get_up is called when that has returned. */
 bool cr__worker_fall_asleep(struct cr__worker *worker);
 void cr__worker_get_up(struct cr__worker *worker);

@@ -114,6 +114,8 @@ static bool take_returned_stacks(struct cr__worker *w)
 static void house_keeping(struct cr__worker *w)
 {
     cr__count(&w->turns, 1);
+    if (!w->alone)
+        cr__worker_take_injected(w);
     if ((w->elsewhere & (CR__IN_FRESH | CR__IN_RING)) && w->now_ns - w->aged_ns > AGE_NS) {
         w->aged_ns = w->now_ns;
         cr__age(w);

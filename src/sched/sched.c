@@ -7,6 +7,7 @@
 #include "obs/obs.h"
 #include "os/os.h"
 #include "sched/budget.h"
+#include "sched/injection.h"
 #include "sched/task.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
@@ -331,6 +332,12 @@ static void age_batches(struct cr__worker *w)
 void cr__age(struct cr__worker *w)
 {
     age_batches(w);
+    struct cr__record *injected = w->alone ? NULL : cr__injection_take(&w->sched->injection); /* a ring that is never empty does not keep them from starting, either */
+    for (struct cr_co *co = injected ? &injected->co : NULL, *next; co; co = next) {
+        next = co->next;
+        adopt(w, co);
+        cr__queue_push(&w->ready, co);
+    }
     struct cr_co *oldest[AGED];
     unsigned n = w->elsewhere & CR__IN_RING ? cr__runq_pop_oldest(&w->stealable, oldest, AGED) : 0;
     for (unsigned i = 0; i < n; i++) {

@@ -66,7 +66,7 @@ static enum look look_at_rwlock(const struct cr__worker *w, struct cr_rwlock *l,
     if (!w->alone && !cr__spin_try(cr__spin_of(&l->_spin)))
         return AGAIN;
     enum look look = l->_writer ? look_at_holder(cr__record_of(l->_writer), at) : OPEN;
-    for (struct cr__hold *hold = l->_readers; hold && look == OPEN && found < CR__CYCLE_MAX; hold = hold->next)
+    for (struct cr__hold *hold = l->_readers; hold && look == OPEN; hold = hold->next)
         look = look_at_holder(hold->who, at);
     cr__unlock((struct cr__worker *)w, cr__spin_of(&l->_spin));
     return look;
