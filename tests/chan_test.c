@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "sched/sched.h"
 #include "test.h"
 
 static const struct cr_config several = {.workers = 4};
@@ -118,6 +119,12 @@ TEST_BOTH(what_was_sent_before_closing_is_still_received)
     CHECK_EQ(cr_chan_destroy(chan), 0);
 }
 
+static void wait_until_it_waits(struct cr_co *co)
+{
+    while (cr__park_state(&cr__record_of(co)->word) != CR__WAITING)
+        CHECK_EQ(cr_sleep(100 * CR_US), 0);
+}
+
 static void is_refused(void *unused)
 {
     (void)unused;
@@ -137,17 +144,19 @@ static void is_cancelled(void *unused)
 
 TEST_BOTH(closing_and_cancelling_wake_those_who_wait)
 {
-    struct cr_co *receiver;
+    struct cr_co *sender, *receiver;
     chan = make(sizeof(int), 0);
     other = make(sizeof(int), 0);
-    CHECK_EQ(cr_go(is_refused, NULL), 0);
+    CHECK_EQ(cr_spawn(&sender, is_refused, NULL, NULL), 0);
     CHECK_EQ(cr_spawn(&receiver, is_cancelled, NULL, NULL), 0);
-    CHECK_EQ(cr_sleep(CR_MS), 0);
+    wait_until_it_waits(sender);
+    wait_until_it_waits(receiver);
     CHECK_EQ(cr_chan_destroy(chan), -EBUSY);
     CHECK_EQ(cr_chan_close(chan), 0);
     CHECK_EQ(cr_cancel(receiver), 0);
     CHECK_EQ(cr_join(receiver), 0);
-    wait_done(2);
+    CHECK_EQ(cr_join(sender), 0);
+    CHECK_EQ(done, 2);
     CHECK_EQ(cr_chan_destroy(chan), 0);
     CHECK_EQ(cr_chan_destroy(other), 0);
 }
