@@ -30,6 +30,7 @@
 #define CR__STACK_CLASSES 68 /* as many as cr__stack_size has answers */
 #define CR__STACK_COLOUR_BYTES 64
 #define CR__STACK_COLOURS 16
+#define CR__STACK_PAST 3
 #define CR__STACK_FIRST_LINES 4 /* what a coroutine writes to at once when it starts */
 
 /* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
@@ -45,7 +46,8 @@ struct cr__stack_class {
     char *fresh;         /* slots of the newest chunk that were never handed out: [fresh, end) */
     char *end;
     uint32_t in_use;
-    uint32_t peak;       /* the most that were in use since the last look */
+    uint32_t peak;       /* the most that were in use since the last look, */
+    uint32_t past[CR__STACK_PAST]; /* and between looks before: the latest first */
     uint32_t warm;       /* in use or in `free` */
     uint32_t doomed;     /* so many of those in `free` are to lose their pages */
     char **cold;         /* tops of those that have lost them: no link can lie in them */
@@ -115,7 +117,8 @@ static inline bool cr__stack_any_returned(const struct cr__stack_pool *pool)
 
 uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool);
 
-/* Pages of free stacks go back to the kernel. _look, about twice a second: what was not in use since the last look, but for a few, is to lose its pages; _hurry: all that are free.
+/* Pages of free stacks go back to the kernel. _look, about twice a second: what was not in use since CR__STACK_PAST looks before the last one, but for a few, is to lose its pages (so a
+ * load that comes and goes within two seconds finds its stacks warm: a first touch costs 1 to 25 us); _hurry: all that are free.
  * _shrink takes them from some of these; returns whether there are more. _restless: whether another look might find some. By the owner, on a stack that is in use. */
 void cr__stack_pool_look(struct cr__stack_pool *pool);
 void cr__stack_pool_hurry(struct cr__stack_pool *pool);

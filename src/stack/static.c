@@ -445,7 +445,12 @@ static void doom(struct cr__stack_class *c, uint32_t needed)
 void cr__stack_pool_look(struct cr__stack_pool *pool)
 {
     for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
-        doom(c, c->peak);
+        uint32_t needed = c->peak;
+        for (int i = CR__STACK_PAST - 1; i >= 0; i--) {
+            needed = c->past[i] > needed ? c->past[i] : needed;
+            c->past[i] = i > 0 ? c->past[i - 1] : c->peak;
+        }
+        doom(c, needed);
         c->peak = c->in_use;
     }
 }
