@@ -21,6 +21,7 @@
 #define AGE_NS (5 * CR_MS)            /* what has not started waits no longer for a turn, however much is spawned after it */
 #define JOURNEY_NS 2000               /* what it costs to go on on another worker: waking that, and fetching what is in this one's caches */
 #define FREEZE_AFTER_NS CR_SEC
+#define PUT_OFF_TRIES 200             /* so often in vain, while nothing else ran: nothing can ever run again */
 #define PUT_OFF_NS CR_MS              /* who lacked memory, or a stack that is pinned, tries again */
 #define SEARCH_ROUNDS 16
 #define SEARCH_PAUSES 32 /* between two rounds */
@@ -378,11 +379,18 @@ void cr__worker_drain(struct cr__worker *w)
     }
 }
 
+/* Whether those put off, if there are any, have tried in vain for long, and nothing else has run since that might have made room. */
+static bool put_off_for_good(const struct cr__worker *w)
+{
+    return !w->put_off.head ||
+           (w->put_off_in_vain > PUT_OFF_TRIES && atomic_load_explicit(&w->counters.switches, memory_order_relaxed) == w->put_off_switches);
+}
+
 /* Returns whether the worker may sleep in its poller; if so, cr__inbox_take wakes it up, and `idle` is to be left. */
 static bool fall_asleep(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
-    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && !w->put_off.head, memory_order_relaxed);
+    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && put_off_for_good(w), memory_order_relaxed);
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
     /* sequentially consistent: all that was in a ring before is seen. What is put into one right now may be missed: cr__sched_offer says why that does no harm */
@@ -492,6 +500,9 @@ static int sleep_until_something(struct cr__worker *w)
 /* Those that lacked something to go on. */
 static void try_again(struct cr__worker *w)
 {
+    uint64_t switches = atomic_load_explicit(&w->counters.switches, memory_order_relaxed);
+    w->put_off_in_vain = switches == w->put_off_switches ? w->put_off_in_vain + 1 : 0;
+    w->put_off_switches = switches;
     w->put_off_ns = w->now_ns;
     while (w->put_off.head)
         cr__queue_push(&w->ready, cr__queue_pop(&w->put_off));
