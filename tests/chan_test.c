@@ -572,7 +572,7 @@ static void hears_the_end(void *subscriber)
 TEST_CO(a_broadcast_is_not_destroyed_before_all_have_heard_its_end)
 {
     struct cr_broadcast *news;
-    struct cr_subscriber subscriber;
+    static struct cr_subscriber subscriber;
     CHECK_EQ(cr_broadcast_create(&news, sizeof(int), 4), 0);
     cr_broadcast_subscribe(news, &subscriber);
     CHECK_EQ(cr_go(hears_the_end, &subscriber), 0);

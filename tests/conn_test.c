@@ -589,6 +589,11 @@ static void leaves_open(void *unused)
     CHECK_EQ(cr_join(co), 0);
 }
 
+static void says_nothing(void *unused)
+{
+    (void)unused;
+}
+
 static int count_fds(void)
 {
     int n = 0;
@@ -765,6 +770,7 @@ TEST(a_buffer_that_hangs_on_another_workers_connection_goes_back_at_the_end)
 
 TEST(what_was_left_open_is_closed_with_the_runtime)
 {
+    CHECK_EQ(cr_run(says_nothing, NULL, NULL), 0); /* what freezes stacks is open for as long as the process */
     int before = count_fds();
     CHECK_EQ(cr_run(leaves_open, NULL, NULL), 0);
     CHECK_EQ(count_fds(), before);

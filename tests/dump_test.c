@@ -149,7 +149,7 @@ TEST_CO(a_reader_is_told_with_its_fd)
     close(ends[1]);
 }
 
-TEST_CO_CONFIG(who_waits_for_a_stack_is_told, &((struct cr_config){.max_stacks_bytes = (size_t)1 << 20}))
+TEST_CO_CONFIG(who_waits_for_a_stack_is_told, &((struct cr_config){.stack = test_stacks_are("shared") ? CR_STACK_STATIC : CR_STACK_DEFAULT, .max_stacks_bytes = (size_t)1 << 20}))
 {
     enum { MANY = 100 };
     struct cr_co *co[MANY];

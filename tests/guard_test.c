@@ -2,15 +2,13 @@
  * test's process takes with it: it answers madvise(MADV_GUARD_INSTALL), or mprotect, in the kernel's place. (A kernel that has no
  * light guards, or an emulator, serves as it is.) */
 #include <crore/co.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "mem/mem.h"
 #include "os/os.h"
 #include "stack/stack.h"
 #include "dig.h"
+#include "kernel.h"
 #include "test.h"
 
 #ifndef TEST_SANITIZED
@@ -18,24 +16,6 @@
 #else
 #define NEEDS_PLAIN_FAULTS SKIP("sanitizers take the fault, and want mprotect, themselves")
 #endif
-
-#define ANY 0xffffffffu
-
-/* From now on, calls of nr whose third argument is that one (or ANY) fail with error; with 0 they claim to have worked. */
-static void answer_for_kernel(unsigned nr, unsigned third, unsigned error)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
-        BPF_JUMP(third == ANY ? BPF_JMP | BPF_JGE | BPF_K : BPF_JMP | BPF_JEQ | BPF_K, third == ANY ? 0 : third, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        SKIP("no seccomp filters here");
-}
 
 static bool kernel_has_light_guards(void)
 {

@@ -85,7 +85,7 @@ static void counts_for_a_while(void *arg)
 
 TEST_CO(others_run_meanwhile)
 {
-    int ticks = 0;
+    static int ticks;
     struct cr_co *ticker;
     struct call call = {.ms = 300};
     CHECK_EQ(cr_spawn(&ticker, counts_for_a_while, &ticks, NULL), 0);
@@ -380,13 +380,16 @@ static void asks(void *unused)
 {
     (void)unused;
     for (int i = 0; i < 50; i++) {
-        struct answer answer = {.rt = cr_rt_here()};
+        struct answer on_stack, *answer = test_stacks_are("shared") ? malloc(sizeof(*answer)) : &on_stack;
         pthread_t thread;
-        CHECK_EQ(pthread_create(&thread, NULL, answers, &answer), 0);
+        *answer = (struct answer){.rt = cr_rt_here()};
+        CHECK_EQ(pthread_create(&thread, NULL, answers, answer), 0);
         CHECK_EQ(pthread_detach(thread), 0);
-        CHECK_EQ(cr_event_wait(&answer.there), 0);
-        CHECK_EQ(answer.value, 42);
-        memset(&answer, 0x55, sizeof(answer));
+        CHECK_EQ(cr_event_wait(&answer->there), 0);
+        CHECK_EQ(answer->value, 42);
+        memset(answer, 0x55, sizeof(*answer));
+        if (answer != &on_stack)
+            free(answer);
     }
     counts(NULL);
 }
@@ -1004,7 +1007,7 @@ TEST_CO_CONFIG(closing_leaves_the_fd_to_what_has_begun, &two)
 {
     for (int round = 0; round < 20; round++) {
         struct cr_co *writer;
-        ssize_t result;
+        static ssize_t result;
         make_file("/tmp");
         CHECK_EQ(cr_file_open(&shared, path, O_RDWR | O_CREAT | O_EXCL, 0600), 0);
         int fd = cr_conn_fd(shared);

@@ -85,7 +85,7 @@ static struct {
     _Atomic uint64_t steps_done;
     _Atomic int live;
     _Atomic uint64_t begun, ended, remote_asked, remote_ran;
-    _Atomic bool over;
+    _Atomic bool over, thread_over;
     struct cr_rt *rt;
     struct cr_listener *listener;
     char url[64];
@@ -505,6 +505,7 @@ static void child_main(void *arg)
 static struct cr_attr any_attr(struct self *me)
 {
     return (struct cr_attr){.name = one_in(me, 4) ? "stressed" : NULL,
+                            .stack = one_in(me, 4) ? one_in(me, 2) ? CR_STACK_STATIC : CR_STACK_VIRTUAL : CR_STACK_DEFAULT,
                             .flags = one_in(me, 3) ? CR_MIGRATABLE : one_in(me, 8) ? CR_FPU_SHARED : 0,
 #ifndef TEST_SANITIZED
                             .stack_size_bytes = one_in(me, 3) ? 24 << 10 : 0,
@@ -529,6 +530,21 @@ static bool may_spawn(const struct self *me)
     return me->depth < DEEPEST && atomic_load(&g.live) < MOST_LIVE;
 }
 
+/* Room for what a coroutine hands to others: on its own stack, but with shared stacks on the heap. */
+static void *lend(void *on_stack, size_t size)
+{
+    void *room = test_stacks_are("shared") ? malloc(size) : on_stack;
+    CHECK(room);
+    memset(room, 0, size);
+    return room;
+}
+
+static void lent_back(void *room, const void *on_stack)
+{
+    if (room != on_stack)
+        free(room);
+}
+
 /* The group lies on the stack, and is gone as soon as its waiter has been told. */
 static void step_group(struct self *me)
 {
@@ -537,25 +553,26 @@ static void step_group(struct self *me)
     struct {
         struct cr_waitgroup group;
         struct child children[4];
-    } here = {0};
+    } on_stack, *here = lend(&on_stack, sizeof(on_stack));
     int n = 1 + (int)below(me, 4);
-    CHECK_EQ(cr_waitgroup_add(&here.group, n), 0);
+    CHECK_EQ(cr_waitgroup_add(&here->group, n), 0);
     for (int i = 0; i < n; i++) {
-        here.children[i].group = &here.group;
-        child_spawn(me, NULL, &here.children[i]);
+        here->children[i].group = &here->group;
+        child_spawn(me, NULL, &here->children[i]);
     }
     int64_t until_ns = deadline(me);
-    int r = cr_waitgroup_wait_until(&here.group, until_ns);
+    int r = cr_waitgroup_wait_until(&here->group, until_ns);
     check_answer(r, until_ns, 0);
     if (r < 0) {
         mask(CLEAN_UP_NS);
-        CHECK_EQ(cr_waitgroup_wait(&here.group), 0);
+        CHECK_EQ(cr_waitgroup_wait(&here->group), 0);
         CHECK_EQ(cr_cancel_unmask(), 0);
     }
-    memset(&here, 0xa5, sizeof(here));
+    memset(here, 0xa5, sizeof(*here));
     dawdle(me);
-    for (size_t i = 0; i < sizeof(here); i++)
-        CHECK(((unsigned char *)&here)[i] == 0xa5);
+    for (size_t i = 0; i < sizeof(*here); i++)
+        CHECK(((unsigned char *)here)[i] == 0xa5);
+    lent_back(here, &on_stack);
 }
 
 /* Another one takes the handle over, or finds it there. */
@@ -621,8 +638,10 @@ static void step_scope(struct self *me)
     if (!may_spawn(me))
         return;
     struct cr_scope *scope;
-    struct child children[4];
-    _Atomic int ended = 0;
+    struct {
+        struct child children[4];
+        _Atomic int ended;
+    } on_stack, *here = lend(&on_stack, sizeof(on_stack));
     int spawned = 0, wished = (int)below(me, 5);
     bool bounded = !one_in(me, 3), before = me->bounded, cancelled = false;
     int64_t until_ns = bounded ? soon(me) : CR_FOREVER;
@@ -630,9 +649,9 @@ static void step_scope(struct self *me)
     me->bounded = bounded || before;
     for (int i = 0; i < wished; i++) {
         struct cr_attr attr = any_attr(me);
-        children[i] = (struct child){.seed = rnd(me), .depth = me->depth + 1, .bounded = me->bounded, .ended = &ended};
+        here->children[i] = (struct child){.seed = rnd(me), .depth = me->depth + 1, .bounded = me->bounded, .ended = &here->ended};
         atomic_fetch_add(&g.live, 1);
-        int r = cr_scope_spawn(scope, child_main, &children[i], &attr);
+        int r = cr_scope_spawn(scope, child_main, &here->children[i], &attr);
         if (r < 0) {
             atomic_fetch_sub(&g.live, 1);
             CHECK_EQ(r, -ECANCELED);
@@ -659,7 +678,8 @@ static void step_scope(struct self *me)
     }
     int r = cr_scope_close(scope);
     CHECK(r == -ECANCELED || (r == 0 && !cancelled));
-    CHECK_EQ(ended, spawned);
+    CHECK_EQ(here->ended, spawned);
+    lent_back(here, &on_stack);
 }
 
 /* ---- Everything else ---------------------------------------------------------------------------------------- */
@@ -746,9 +766,10 @@ static void step_sockets(struct self *me)
     CHECK_EQ(cr_conn_from_fd(&a, fds[0]), 0);
     CHECK_EQ(cr_conn_from_fd(&b, fds[1]), 0);
     CHECK_EQ(cr_scope_open(&scope, one_in(me, 2) ? soon(me) : CR_FOREVER), 0);
-    struct reader reader = {.conn = b};
+    struct reader on_stack, *reader = lend(&on_stack, sizeof(on_stack));
+    reader->conn = b;
     struct cr_attr attr = {.flags = one_in(me, 2) ? CR_MIGRATABLE : 0};
-    int spawned = cr_scope_spawn(scope, reads, &reader, &attr);
+    int spawned = cr_scope_spawn(scope, reads, reader, &attr);
     size_t sent = 0;
     ssize_t n = 0;
     unsigned char bytes[500];
@@ -763,20 +784,21 @@ static void step_sockets(struct self *me)
     bool ends = !one_in(me, 3), under_it = false;
     if (ends)
         CHECK_EQ(cr_close_write(a), 0);
-    else if (g.workers == 1 && spawned == 0 && one_in(me, 2) && cr_sleep(100 * CR_US) == 0 && reader.begun && !reader.done && reader.got == sent)
+    else if (g.workers == 1 && spawned == 0 && one_in(me, 2) && cr_sleep(100 * CR_US) == 0 && reader->begun && !reader->done && reader->got == sent)
         cr_close(b), under_it = true;
     else
         CHECK_EQ(cr_scope_cancel(scope), 0);
     (void)cr_scope_close(scope);
     if (spawned == 0) {
-        CHECK(reader.got <= sent && reader.r <= 0);
-        if (ends && reader.r == 0)
-            CHECK_EQ(reader.got, sent);
-        CHECK(reader.r == 0 ? ends : reader.r == -EBADF ? under_it : reader.r == -ECANCELED);
+        CHECK(reader->got <= sent && reader->r <= 0);
+        if (ends && reader->r == 0)
+            CHECK_EQ(reader->got, sent);
+        CHECK(reader->r == 0 ? ends : reader->r == -EBADF ? under_it : reader->r == -ECANCELED);
     }
     if (!under_it)
         cr_close(b);
     cr_close(a);
+    lent_back(reader, &on_stack);
 }
 
 static void echoes(void *arg)
@@ -924,6 +946,7 @@ static void *outside(void *unused)
         }
         usleep((useconds_t)below(&me, 300));
     }
+    atomic_store(&g.thread_over, true);
     return NULL;
 }
 
@@ -1017,6 +1040,8 @@ static void stress(void *arg)
         CHECK_EQ(cr_chan_close(old->chan), 0);
         box_put(old);
     }
+    while (!atomic_load(&g.thread_over)) /* not in cr_blocking, which would keep a shared stack from those that the thread waits for */
+        CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(cr_blocking(join_thread, &thread), 0);
     for (int i = 0; i < SHARED; i++) {
         struct cr_co *co = atomic_exchange(&g.shared[i], NULL);

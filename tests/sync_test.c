@@ -116,7 +116,7 @@ static void leaves_it_to_a_destructor(void *key)
 
 TEST_BOTH(what_local_storage_unlocks_is_not_held_at_the_end)
 {
-    unsigned key;
+    static unsigned key;
     struct cr_co *co;
     CHECK_EQ(cr_local_key(&key, unlocks), 0);
     CHECK_EQ(cr_spawn(&co, leaves_it_to_a_destructor, &key, NULL), 0);

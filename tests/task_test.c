@@ -897,7 +897,7 @@ TEST_BOTH(a_server_of_tasks_echoes)
 {
     struct shot frame = {.task = CR_TASK(accepts)};
     struct cr_co *acceptor, *all[20];
-    char url[64];
+    static char url[64];
     open_listener();
     CHECK(cr_listener_url(listener, url, sizeof(url)) > 0);
     SPAWN(acceptor, frame);

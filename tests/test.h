@@ -51,6 +51,26 @@
 #define RUNNING_ON_VALGRIND 0
 #endif
 
+/* Whether that is the kind of stack of coroutines that ask for none. With shared ones a test keeps elsewhere what it hands to others. */
+static inline bool test_stacks_are(const char *kind)
+{
+    const char *said = getenv("CR_STACK");
+    return strcmp(said && *said ? said : "static", kind) == 0;
+}
+
+/* Whether virtual stacks are frozen all the time, so that what a parked coroutine takes, and what the kernel is asked, means nothing. */
+static inline bool test_freezes(void)
+{
+    return test_stacks_are("virtual") && getenv("CR_FREEZE_AFTER_NS");
+}
+
+/* First thing in a test of what is in use at the budget, or goes back after a peak: stacks of this kind give back what they don't need as soon as they are parked. */
+#define SKIP_WHILE_FREEZING()                                                                                          \
+    do {                                                                                                               \
+        if (test_freezes())                                                                                            \
+            SKIP("parked stacks give back their pages");                                                               \
+    } while (0)
+
 #define TEST_SECONDS 60
 #define TEST_SKIPPED 77
 
@@ -106,7 +126,7 @@ static inline void test_add(struct test *test)
     do {                                                                                                               \
         if (!strstr(text, part)) {                                                                                     \
             printf("# in: %s\n", text);                                                                                \
-            test_fail(__FILE__, __LINE__, "contains " part);                                                           \
+            test_fail(__FILE__, __LINE__, "contains " #part);                                                          \
         }                                                                                                              \
     } while (0)
 

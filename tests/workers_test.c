@@ -503,6 +503,8 @@ static void waits_for_what_is_on_its_stack(void *unused)
 
 TEST_SEVERAL(what_a_coroutine_has_waited_for_may_be_gone_when_it_goes_on)
 {
+    if (test_stacks_are("shared"))
+        SKIP("nobody else may touch what lies on a shared stack");
     CHECK_EQ(cr_go_on(WORKERS - 1, waits_for_what_is_on_its_stack, NULL), 0);
     while (counter == 0)
         CHECK_EQ(cr_sleep(CR_MS), 0);

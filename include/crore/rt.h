@@ -40,7 +40,8 @@ struct cr_config {
     enum cr_policy policy;
     enum cr_stack_kind stack; /* of coroutines that do not ask for another; CR_STACK_DEFAULT: what the environment's CR_STACK says ("static", "virtual" or
                                 "shared"), else static */
-    unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size; 0: 4 */
+    unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size, that is up to 64 KiB and each power of two above; 0: what the
+                                environment's CR_SHARED_STACKS says, else 4 */
     int64_t freeze_after_ns; /* a virtual stack whose coroutine has been parked for so long is frozen, about a quarter of a second later at most; 0: what the
                                 environment's CR_FREEZE_AFTER_NS says, else 1 s; negative: never. It takes Linux 6.13 and userfaultfd; where that is refused, a
                                 line on report_fd says so */

@@ -17,7 +17,8 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
     if (kind == CR_STACK_SHARED) /* it would see bytes of others as variables out of scope */
         kind = CR_STACK_STATIC;
 #endif
-    *flags = attr->flags | (kind - CR_STACK_STATIC) << CR__CO_KIND_SHIFT;
+    unsigned own = kind == CR_STACK_SHARED ? attr->flags & ~(unsigned)CR_MIGRATABLE : attr->flags; /* its stack is a certain worker's */
+    *flags = own | (kind - CR_STACK_STATIC) << CR__CO_KIND_SHIFT;
     *stack_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);
     return *stack_bytes ? 0 : -EINVAL;
 }

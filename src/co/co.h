@@ -99,18 +99,20 @@ void *cr__co_bring(void);
 #define CR__SHARED_STACKS 4 /* of a size, if nobody says otherwise */
 
 struct cr__shared_set {
-    uint32_t size_bytes;
+    uint32_t size_bytes; /* 0: nobody has wanted one of these yet */
     unsigned count;
     struct cr__shared_stack *turn; /* a ring of all */
 };
 
-/* A thread's. Sets of larger and larger stacks: the first takes all that fit on it. */
+#define CR__SHARED_SETS 15 /* up to 64 KiB, and each power of two from there to CR__STACK_MAX_BYTES */
+
+/* A thread's. */
 struct cr__shared {
     struct cr__images *images;
     struct cr__stack_pool *pool;
     unsigned count; /* stacks in a set */
     struct cr__image *spare;
-    struct cr__shared_set sets[4];
+    struct cr__shared_set sets[CR__SHARED_SETS];
 };
 
 void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struct cr__stack_pool *pool, unsigned stacks_count);

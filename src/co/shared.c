@@ -19,6 +19,8 @@
 #include "mem/mem.h"
 
 #define SPARE_BYTES 8192
+#define SMALLEST_BITS 16
+_Static_assert(CR__STACK_MAX_BYTES >> SMALLEST_BITS == 1u << (CR__SHARED_SETS - 1), "a set for each power of two");
 #define PIECE_BYTES ((size_t)2048)
 #define GROWTH_BYTES 512 /* how much deeper than its caller's frame the running coroutine may be when it is left */
 
@@ -66,14 +68,9 @@ static struct cr__shared_stack *stack_make(struct cr__shared *shared, uint32_t s
 
 static struct cr__shared_set *set_of(struct cr__shared *shared, uint32_t size_bytes)
 {
-    for (unsigned i = 0; i < CR__COUNT(shared->sets); i++) {
-        struct cr__shared_set *set = &shared->sets[i];
-        if (set->size_bytes == 0)
-            set->size_bytes = size_bytes;
-        if (set->size_bytes >= size_bytes)
-            return set;
-    }
-    return NULL;
+    unsigned power = cr__bits_highest(size_bytes - 1) + 1, i = power > SMALLEST_BITS ? power - SMALLEST_BITS : 0;
+    shared->sets[i].size_bytes = 1u << (SMALLEST_BITS + i);
+    return &shared->sets[i];
 }
 
 /* One of a size, each in its turn. NULL: there is none, and none can be had. */
@@ -209,6 +206,8 @@ int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack
     void *mover = cr__mover_here();
     if (!mover)
         return -ENOMEM;
+    if (!shared->spare) /* early, and without it: as long as there was one once, whoever is on a stack can leave it, so that memory that runs out later stops nobody for good */
+        shared->spare = cr__image_get(shared->images, SPARE_BYTES);
     struct cr__shared_stack *s = choose(shared, stack_bytes);
     struct cr__image *image = s ? cr__image_get(shared->images, sizeof(*image) + CR__ARCH_TOP_BYTES) : NULL;
     if (!image)

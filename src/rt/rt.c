@@ -112,6 +112,22 @@ static int choose_stack(struct cr_config *config)
     return -EINVAL;
 }
 
+/* And for how many shared stacks of a size each worker has. */
+static int choose_shared_stacks(struct cr_config *config)
+{
+    const char *wish = getenv("CR_SHARED_STACKS");
+    if (config->shared_stacks != 0 || !wish || !*wish)
+        return 0;
+    char *end;
+    unsigned long n = strtoul(wish, &end, 10);
+    if (*end != '\0' || n < 1 || n > MAX_SHARED_STACKS) {
+        fprintf(stderr, "crore: CR_SHARED_STACKS=%s: a number from 1 to %d is meant\n", wish, MAX_SHARED_STACKS);
+        return -EINVAL;
+    }
+    config->shared_stacks = (unsigned)n;
+    return 0;
+}
+
 /* And for when virtual stacks are frozen. */
 static int choose_freezing(struct cr_config *config)
 {
@@ -309,6 +325,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         r = choose_poller(&rt->config);
     if (r == 0)
         r = choose_stack(&rt->config);
+    if (r == 0)
+        r = choose_shared_stacks(&rt->config);
     if (r == 0)
         r = choose_freezing(&rt->config);
     rt->sched.budget_bytes = rt->config.memory_budget_bytes;

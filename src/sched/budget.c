@@ -6,16 +6,17 @@ void cr__budget_tell(struct cr__worker *w)
 {
     if (w->sched->budget_bytes == 0)
         return;
-    int64_t now = (int64_t)cr__stack_pool_in_use(&w->stacks) + w->unstarted;
-    if (now != w->stacks_told)
-        atomic_fetch_add_explicit(&w->sched->stacks_promised, now - w->stacks_told, memory_order_relaxed);
-    w->stacks_told = now;
+    int64_t stacks = (int64_t)cr__stack_pool_in_use(&w->stacks) + (int64_t)cr__stack_pool_in_use(&w->virtuals) + w->unstarted;
+    int64_t now = stacks * CR__BUDGET_STACK_BYTES - (int64_t)w->frozen * CR__BUDGET_FROZEN_BYTES;
+    if (now != w->stacks_told_bytes)
+        atomic_fetch_add_explicit(&w->sched->stacks_promised_bytes, now - w->stacks_told_bytes, memory_order_relaxed);
+    w->stacks_told_bytes = now;
 }
 
 /* What is left; negative: it is exceeded. */
 static int64_t left(const struct cr__sched *s)
 {
-    int64_t used = atomic_load_explicit(&s->stacks_promised, memory_order_relaxed) * CR__BUDGET_STACK_BYTES;
+    int64_t used = atomic_load_explicit(&s->stacks_promised_bytes, memory_order_relaxed);
     for (int kind = 0; kind < CR__MEM_KINDS; kind++) {
         if (kind != CR__MEM_STACKS) /* addresses */
             used += (int64_t)cr__mem_bytes(kind);

@@ -1,8 +1,10 @@
 /* The budget: a bound on what the runtime holds by its own books. At the bound nothing new is begun: spawning fails with -ENOMEM, and so does accepting. What
  * has begun goes on, and gets what it needs for that: room for images, buffers, its first stack. So back-pressure never becomes a standstill.
  *
+ * When little is left, virtual stacks are frozen without waiting for their limit (freezer.c).
+ *
  * What counts: chunks of slabs in use, small objects of the runtime's, and for each stack in use a page and its page tables; also for each coroutine that has not
- * started, since it will want one. What the depot holds back does not: it is used before anything new is.
+ * started, since it will want one. A frozen stack counts its page tables, and its image. What the depot holds back does not: it is used before anything new is.
  *
  * A worker looks at the books, which all share, once for many spawns: it grants itself an allowance, a part of what is left, and spends it. So the bound may be exceeded
  * by an allowance a worker. Any worker's own thread. */
@@ -12,6 +14,7 @@
 #include "sched/sched.h"
 
 #define CR__BUDGET_STACK_BYTES (4096 + 256)
+#define CR__BUDGET_FROZEN_BYTES 4096 /* what freezing a stack gives back of that; its image counts among the slabs */
 #define CR__BUDGET_SPAWN_BYTES ((int64_t)sizeof(struct cr__record) + CR__BUDGET_STACK_BYTES)
 
 CR__COLD bool cr__budget_renew(struct cr__worker *worker);

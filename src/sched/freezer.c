@@ -1,4 +1,5 @@
-/* Which virtual stacks are frozen, and when: those of coroutines that have been parked on this worker for longer than a limit. A hand goes round the
+/* Which virtual stacks are frozen, and when: those of coroutines that have been parked on this worker for longer than a limit, or at all when the memory budget is
+ * nearly used up. A hand goes round the
  * worker's slots in the order of their addresses, some at each turn of the loop, so that neighbours are frozen by one call.
  *
  * Not frozen: one that may migrate (another worker could resume it meanwhile), that waits inside a bare coroutine, or that waits for a thread or the kernel to
@@ -7,6 +8,7 @@
 
 #include "obs/obs.h"
 #include "os/os.h"
+#include "sched/budget.h"
 
 #define SLICE_SLOTS 1024
 #define ROUND_MOST_NS (CR_SEC / 4) /* between the end of one round and the next: the limit, within these */
@@ -65,18 +67,26 @@ static inline bool anything_to_do(const struct cr__worker *w)
     return w->on_virtual > w->frozen && w->freeze_after_ns >= 0;
 }
 
-static int64_t round_ns(const struct cr__worker *w)
+static int64_t round_ns(int64_t limit_ns)
 {
-    if (w->freeze_after_ns < ROUND_LEAST_NS)
+    if (limit_ns < ROUND_LEAST_NS)
         return ROUND_LEAST_NS;
-    return w->freeze_after_ns < ROUND_MOST_NS ? w->freeze_after_ns : ROUND_MOST_NS;
+    return limit_ns < ROUND_MOST_NS ? limit_ns : ROUND_MOST_NS;
+}
+
+static int64_t limit_now_ns(const struct cr__worker *w)
+{
+    return CR__UNLIKELY(cr__budget_tight(w)) ? 0 : w->freeze_after_ns;
 }
 
 void cr__freezer_turn(struct cr__worker *w)
 {
-    if (CR__LIKELY(!anything_to_do(w)) || (!w->hand && w->now_ns - w->round_ns < round_ns(w)))
+    if (CR__LIKELY(!anything_to_do(w)))
         return;
-    uint32_t limit_units = (uint32_t)(w->freeze_after_ns >> CR__SINCE_SHIFT);
+    int64_t limit_ns = limit_now_ns(w);
+    if (!w->hand && w->now_ns - w->round_ns < round_ns(limit_ns))
+        return;
+    uint32_t limit_units = (uint32_t)(limit_ns >> CR__SINCE_SHIFT);
     bool over = look_round(w, SLICE_SLOTS, limit_units) == 0;
     w->now_ns = cr__os_now_ns(); /* this is not to be taken for the coroutines' time */
     if (over)
@@ -87,7 +97,7 @@ int64_t cr__freezer_due_in(const struct cr__worker *w)
 {
     if (!anything_to_do(w))
         return -1;
-    return w->hand ? 0 : round_ns(w);
+    return w->hand ? 0 : round_ns(limit_now_ns(w));
 }
 
 int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)

@@ -30,6 +30,7 @@
 #define CR__SEARCH_ROUNDS 16
 #define CR__SEARCH_PAUSES 32 /* between two rounds */
 #endif
+#define PUT_OFF_TRIES 200 /* so often in vain, while nothing else ran: nothing can ever run again */
 
 /* ---- The injection queue ------------------------------------------------------------------------------------ */
 
@@ -204,10 +205,17 @@ static void leave_idle(struct cr__sched *s)
     atomic_thread_fence(memory_order_release);
 }
 
+/* Whether those put off, if there are any, have tried in vain for long, and nothing else has run since that might have made room. */
+static bool put_off_for_good(const struct cr__worker *w)
+{
+    return !w->put_off.head ||
+           (w->put_off_in_vain > PUT_OFF_TRIES && atomic_load_explicit(&w->counters.switches, memory_order_relaxed) == w->put_off_switches);
+}
+
 bool cr__worker_fall_asleep(struct cr__worker *w)
 {
     struct cr__sched *s = w->sched;
-    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && !w->put_off.head, memory_order_relaxed);
+    atomic_store_explicit(&w->hopeless, w->wheel.armed == 0 && put_off_for_good(w), memory_order_relaxed);
     atomic_fetch_add_explicit(&s->live, w->live, memory_order_relaxed);
     w->live = 0;
     /* release: what we did is seen by who looks for the end. acquire: what was in a ring when others became idle is seen. What is put into one right now may be missed: cr__sched_offer

@@ -99,6 +99,9 @@ static int sleep_until_something(struct cr__worker *w)
 /* Those that lacked something to go on. */
 static void try_again(struct cr__worker *w)
 {
+    uint64_t switches = atomic_load_explicit(&w->counters.switches, memory_order_relaxed);
+    w->put_off_in_vain = switches == w->put_off_switches ? w->put_off_in_vain + 1 : 0;
+    w->put_off_switches = switches;
     w->put_off_ns = w->now_ns;
     while (w->put_off.head)
         cr__queue_push(&w->ready, cr__queue_pop(&w->put_off));

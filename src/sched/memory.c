@@ -17,7 +17,8 @@ static bool restless(const struct cr__worker *w)
         if (cr__slab_restless(slab))
             return true;
     }
-    return cr__images_restless(&w->images) || cr__frames_restless(&w->frames) || cr__stack_pool_restless(&w->stacks) || cr__depot_restless();
+    return cr__images_restless(&w->images) || cr__frames_restless(&w->frames) || cr__stack_pool_restless(&w->stacks) ||
+           cr__stack_pool_restless(&w->virtuals) || cr__depot_restless();
 }
 
 int64_t cr__worker_shrinks_in(const struct cr__worker *w)
@@ -47,6 +48,7 @@ static void tell_sleepers(struct cr__worker *w)
 static void look_all(struct cr__worker *w)
 {
     cr__stack_pool_look(&w->stacks);
+    cr__stack_pool_look(&w->virtuals);
     cr__images_look(&w->images);
     cr__frames_look(&w->frames);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
@@ -58,6 +60,7 @@ static void look_all(struct cr__worker *w)
 static bool shrink_all(struct cr__worker *w)
 {
     bool more = cr__stack_pool_shrink(&w->stacks);
+    more |= cr__stack_pool_shrink(&w->virtuals);
     more |= cr__images_shrink(&w->images);
     more |= cr__frames_shrink(&w->frames);
     more |= cr__depot_tick(w->now_ns);
@@ -69,6 +72,7 @@ static bool shrink_all(struct cr__worker *w)
 static void trim_all(struct cr__worker *w)
 {
     cr__stack_pool_hurry(&w->stacks);
+    cr__stack_pool_hurry(&w->virtuals);
     cr__images_trim(&w->images);
     cr__frames_trim(&w->frames);
     for (struct cr__slab *slab = w->slabs; slab; slab = slab->next)
@@ -101,7 +105,7 @@ void cr_mem_trim(void)
     if (w) {
         w->trim_seen = wished;
         trim_all(w);
-        while (cr__stack_pool_shrink(&w->stacks))
+        while (cr__stack_pool_shrink(&w->stacks) || cr__stack_pool_shrink(&w->virtuals))
             ;
     }
     cr__depot_trim();

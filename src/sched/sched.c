@@ -164,6 +164,7 @@ static CR__NOINLINE bool prepare_away(struct cr__worker *w, struct cr__record *r
 {
     if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL ? cr__freezer_thaw(w, record) == 0 : CR__LIKELY(cr__shared_reserve(w->self, &record->co) == 0))
         return true;
+    cr__count(&w->counters.stack_waits, 1);
     cr__queue_push(&w->put_off, &record->co);
     return false;
 }
@@ -175,9 +176,11 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (cr__co_kind(&record->co) == CR_STACK_SHARED) {
         if (cr__shared_start(&w->shared, &record->co, stack_bytes, run_record, arg) == 0) {
+            w->unstarted--;
             cr__co_flags_set(&record->co, CR__CO_STARTED);
             return prepare_away(w, record);
         }
+        cr__count(&w->counters.stack_waits, 1);
         cr__queue_push(&w->put_off, &record->co);
         return false;
     }

@@ -209,7 +209,7 @@ struct cr__worker {
     _Atomic unsigned starving;   /* how many; who brings a stack home looks */
     int64_t allowance_bytes;     /* what may still be spawned before it looks at the budget (budget.h) */
     int64_t unstarted;           /* spawned here and not started, minus started here and spawned elsewhere: so only the sum says something */
-    int64_t stacks_told;         /* of its stacks, among the runtime's stacks_promised */
+    int64_t stacks_told_bytes;   /* of its stacks, among the runtime's stacks_promised_bytes */
     int64_t live;                /* spawned minus ended here, since it was last added to the runtime's */
     uint32_t last_id;
     uint32_t default_stack_bytes;
@@ -219,6 +219,8 @@ struct cr__worker {
     /* at each turn of the loop */
     int64_t now_ns;              /* when the loop last looked at the clock */
     int64_t put_off_ns;          /* when those put off last tried again */
+    uint64_t put_off_switches;   /* how many there had been then */
+    unsigned put_off_in_vain;    /* how often they have tried since anything ran */
     int64_t aged_ns;             /* when it last moved what had not started (cr__age) */
     struct cr__wheel wheel;
     const struct cr__poller_ops *poller_ops;
@@ -282,7 +284,7 @@ struct cr__sched {
     _Atomic int result;
 
     _Alignas(CR__CACHE_LINE) _Atomic int64_t live; /* coroutines that have not ended, when all workers are idle */
-    _Atomic int64_t stacks_promised; /* stacks in use, and to be used by coroutines that have not started: with a budget only */
+    _Atomic int64_t stacks_promised_bytes; /* stacks in use, and to be used by coroutines that have not started: with a budget only */
     _Atomic int64_t promised;    /* what threads outside will still send: blocking jobs, remote calls under way */
     _Atomic unsigned inside;     /* threads outside that may touch workers right now */
     _Atomic uint8_t end_lock;

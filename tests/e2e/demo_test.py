@@ -40,6 +40,14 @@ def test_holds():
         assert not re.search(r"(src|href)=", page), "the report needs another file"
 
 
+def test_parked_kinds():
+    """parked coroutines of each kind of stack are all spawned, woken once each, verified, and end"""
+    for kind in ("static", "virtual", "shared", "stackless"):
+        result = demo("--parked", "3000", "--stack", kind)
+        assert result.returncode == 0, (kind, result)
+        assert f"3000 coroutines, {kind}, " in result.stdout and "3000 locals right, 0 wrong, 0 lost: good" in result.stdout, (kind, result.stdout)
+
+
 def test_workers():
     """with several workers on each side all is held and verified, too"""
     result = demo("--workers", "2", "--connections", "100", "--duration", "1s")
