@@ -8,6 +8,7 @@
 #include "sched/tally.h"
 
 #define LOOK_NS (500ll * 1000000)
+#define PAUSE 10 /* times as long as a slice of it has taken, while something is ready: else it would keep a busy worker from its work, and what it takes would soon be wanted again */
 
 static _Atomic unsigned wish; /* counts cr_mem_trim; each worker follows in its next turn */
 
@@ -84,13 +85,18 @@ void cr__worker_shrink(struct cr__worker *w)
     unsigned wished = atomic_load_explicit(&wish, memory_order_relaxed);
     if (wished != w->trim_seen) {
         w->trim_seen = wished;
+        w->shrinks_fast = true;
         trim_all(w);
         cr__depot_hurry();
     } else if (!w->shrinks_on) {
+        w->shrinks_fast = false;
         look_all(w);
     }
+    int64_t began_ns = cr__os_now_ns();
     w->shrinks_on = shrink_all(w);
-    w->shrunk_ns = w->shrinks_on ? w->now_ns - LOOK_NS : w->now_ns;
+    bool busy = !w->shrinks_fast && (w->ready.head || w->elsewhere != 0);
+    int64_t pause_ns = busy ? PAUSE * (cr__os_now_ns() - began_ns) : 0;
+    w->shrunk_ns = w->shrinks_on ? began_ns + pause_ns - LOOK_NS : began_ns;
 }
 
 bool cr__worker_shrinks_now(const struct cr__worker *w)

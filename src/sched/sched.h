@@ -236,6 +236,7 @@ struct cr__worker {
     struct cr__slab *slabs;      /* its own, but for the images', linked by next: their foreign objects go home before it sleeps */
     int64_t shrunk_ns;           /* when it last looked what of its memory lies unused (memory.c) */
     bool shrinks_on;             /* it has found more than it gives back in one turn */
+    bool shrinks_fast;           /* until it is done: it was asked for */
     unsigned trim_seen;          /* calls of cr_mem_trim */
     struct cr__post cancel_post;
     struct cr__counters counters;

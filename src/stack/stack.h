@@ -30,7 +30,7 @@
 #define CR__STACK_CLASSES 68 /* as many as cr__stack_size has answers */
 #define CR__STACK_COLOUR_BYTES 64
 #define CR__STACK_COLOURS 16
-#define CR__STACK_PAST 3
+#define CR__STACK_PAST 5
 #define CR__STACK_FIRST_LINES 4 /* what a coroutine writes to at once when it starts */
 
 /* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
@@ -118,7 +118,7 @@ static inline bool cr__stack_any_returned(const struct cr__stack_pool *pool)
 uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool);
 
 /* Pages of free stacks go back to the kernel. _look, about twice a second: what was not in use since CR__STACK_PAST looks before the last one, but for a few, is to lose its pages (so a
- * load that comes and goes within two seconds finds its stacks warm: a first touch costs 1 to 25 us); _hurry: all that are free.
+ * load that comes and goes within three seconds finds its stacks warm: a first touch costs 1 to 25 us); _hurry: all that are free.
  * _shrink takes them from some of these; returns whether there are more. _restless: whether another look might find some. By the owner, on a stack that is in use. */
 void cr__stack_pool_look(struct cr__stack_pool *pool);
 void cr__stack_pool_hurry(struct cr__stack_pool *pool);

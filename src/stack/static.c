@@ -457,8 +457,11 @@ void cr__stack_pool_look(struct cr__stack_pool *pool)
 
 void cr__stack_pool_hurry(struct cr__stack_pool *pool)
 {
-    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++)
+    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
+        c->peak = c->in_use;
+        memset(c->past, 0, sizeof(c->past));
         doom(c, c->in_use);
+    }
 }
 
 static bool has_room(struct cr__stack_class *c)
@@ -494,6 +497,9 @@ bool cr__stack_pool_shrink(struct cr__stack_pool *pool)
 {
     unsigned left = SLICE_STACKS;
     for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
+        uint32_t spare = c->warm > c->peak + FREE_KEPT ? c->warm - c->peak - FREE_KEPT : 0;
+        if (c->doomed > spare)
+            c->doomed = spare; /* more have come into use since */
         for (; c->doomed > 0 && left > 0; left--)
             c->doomed = cool_one(c) ? c->doomed - 1 : 0;
         if (c->doomed > 0)
