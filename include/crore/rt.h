@@ -45,7 +45,7 @@ struct cr_config {
                                 never. It takes Linux 6.13 and userfaultfd; where that is refused, a line on report_fd says so */
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
-    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
+    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included, packed ones not; 0: none. Each worker has an equal share; at the bound, ones
                                 that have not started wait for a stack of their size */
     uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each stack in use, or to be used by a
                                 coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched. At the bound spawning

@@ -186,6 +186,9 @@ static inline void cr__co_away_set(struct cr_co *co, bool away)
 #define CR__CO_KIND_SHIFT 2
 #define CR__CO_KINDS (3u << CR__CO_KIND_SHIFT)
 
+#define CR__CO_SHARED ((unsigned)(CR_STACK_SHARED - CR_STACK_STATIC) << CR__CO_KIND_SHIFT) /* a bit that no other kind has */
+_Static_assert((((CR_STACK_VIRTUAL - CR_STACK_STATIC) << CR__CO_KIND_SHIFT) & CR__CO_SHARED) == 0, "no other kind has it");
+
 static inline unsigned cr__co_kind(const struct cr_co *co)
 {
     return ((cr__co_flags(co) & CR__CO_KINDS) >> CR__CO_KIND_SHIFT) + CR_STACK_STATIC;
@@ -197,6 +200,22 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
 /* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
                    void (*fn)(void *co, void *value, uint64_t note));
+
+/* The same with a packed stack. */
+int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, void (*fn)(void *co, void *value, uint64_t note));
+
+static inline bool cr__co_is_packed(const struct cr_co *co)
+{
+    return co->stack.size_bytes == CR__PACKED_BYTES;
+}
+
+/* Ends the program if co has run off its packed stack. `frame`: where it is on it now, or, if it does not run, its stack pointer. */
+__attribute__((noreturn)) CR__COLD void cr__co_overflowed(const struct cr_co *co);
+static inline void cr__co_check_packed(const struct cr_co *co, const void *frame)
+{
+    if (CR__UNLIKELY(!cr__packed_whole(co->stack.top)) || CR__UNLIKELY((const char *)frame < cr__packed_low(co->stack.top)))
+        cr__co_overflowed(co);
+}
 
 #define CR__LOCKS_MANY 255 /* so many, or more, have been held at once: from then on it is not known */
 

@@ -6,7 +6,7 @@ void cr__budget_tell(struct cr__worker *w)
 {
     if (w->sched->budget_bytes == 0)
         return;
-    int64_t now = (int64_t)cr__stack_pool_in_use(&w->stacks) + w->unstarted;
+    int64_t now = (int64_t)cr__stack_pool_in_use(&w->stacks) + w->packed.in_use / CR__BUDGET_PACKED_IN_ONE + w->unstarted;
     if (now != w->stacks_told)
         atomic_fetch_add_explicit(&w->sched->stacks_promised, now - w->stacks_told, memory_order_relaxed);
     w->stacks_told = now;

@@ -616,6 +616,8 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     w->stacks.owner = w->virtuals.owner = w;
     w->virtuals.is_virtual = true;
     w->freeze_after_ns = config->freeze_after_ns ? config->freeze_after_ns : FREEZE_AFTER_NS;
+    cr__packed_init(&w->packed);
+    cr__worker_keeps(w, &w->packed.slab);
     cr__shared_init(&w->shared, &w->images, &w->stacks, config->shared_stacks ? config->shared_stacks : CR__SHARED_STACKS);
     cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
     cr__stack_class(&w->virtuals, w->default_stack_bytes);
@@ -654,6 +656,7 @@ void cr__worker_fini(struct cr__worker *w)
     cr__images_fini(&w->images);
     cr__stack_pool_fini(&w->stacks);
     cr__stack_pool_fini(&w->virtuals);
+    cr__packed_fini(&w->packed);
     self->worker = NULL;
     self->current = w->outside;
 }

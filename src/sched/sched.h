@@ -189,6 +189,7 @@ struct cr__worker {
     struct cr__slab jobs;        /* the pool's */
     struct cr__images images;    /* live bytes of stacks that are not on them */
     struct cr__stack_pool stacks, virtuals;
+    struct cr__packed packed;
     struct cr__shared shared;
     int64_t freeze_after_ns;     /* negative: never */
     bool freezer_begun;
