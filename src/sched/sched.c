@@ -189,6 +189,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (cr__co_kind(&record->co) == CR_STACK_SHARED) {
         if (cr__shared_start(&w->shared, &record->co, stack_bytes, run_record, arg) == 0) {
+            w->unstarted--; /* what it takes from now on is in images */
             cr__co_flags_set(&record->co, CR__CO_STARTED);
             return prepare_away(w, record);
         }
