@@ -39,7 +39,7 @@ struct cr_config {
                                 processor that the process may use (its affinity, and its cgroup's cpu.max, rounded up: cgroups of version 2 only) */
     enum cr_policy policy;
     enum cr_stack_kind stack; /* of coroutines that do not ask for another; CR_STACK_DEFAULT: what the environment's CR_STACK says ("static", "virtual" or
-                                "shared"), else static */
+                                "shared"), else static. With CR_STACK_CENSUS=1 in the environment a run reports which kind and size would do (docs/stacks.md) */
     unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size; 0: 4 */
     int64_t freeze_after_ns; /* a virtual stack whose coroutine has been parked for so long is frozen, about a quarter of a second later at most; 0: 1 s; negative:
                                 never. It takes Linux 6.13 and userfaultfd; where that is refused, a line on report_fd says so */

@@ -43,6 +43,7 @@ struct cr__co_cold {
     char name[CR__NAME_BYTES];
     void **locals;
     uint32_t locals_count;
+    uint16_t site;    /* the census's (sched/census.h); 0: none */
     int64_t bound_ns; /* no wait goes beyond; CR_FOREVER: none */
     struct cr__co_above *above;
 };
@@ -110,6 +111,7 @@ struct cr__shared {
     struct cr__stack_pool *pool;
     unsigned count; /* stacks in a set */
     struct cr__image *spare;
+    bool clears; /* for a census: what is copied out leaves zeroes behind */
     struct cr__shared_set sets[4];
 };
 

@@ -135,6 +135,8 @@ static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr
         cr__panic("no memory for the %zu bytes on its stack of coroutine %u, which must make room", live, co->id);
     image->sp = co->sp;
     memcpy(image->bytes, co->sp, live);
+    if (CR__UNLIKELY(shared->clears))
+        memset(co->sp, 0, live);
     co->sp = self->mover;
     cr__co_away_set(co, true);
 }

@@ -6,6 +6,7 @@
 #include "obs/obs.h"
 #include "os/os.h"
 #include "sched/budget.h"
+#include "sched/census.h"
 #include "sched/task.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
@@ -169,6 +170,16 @@ static CR__NOINLINE bool prepare_away(struct cr__worker *w, struct cr__record *r
     return false;
 }
 
+/* It has its stack. */
+static inline void started(struct cr__worker *w, struct cr__record *record, void *arg)
+{
+    cr__co_top(&record->co)->word = arg;
+    w->unstarted--;
+    if (CR__UNLIKELY((cr__co_flags(&record->co) & CR__CO_CHECKED) != 0) && w->census)
+        cr__census_started(&record->co);
+    cr__co_flags_set(&record->co, CR__CO_STARTED);
+}
+
 /* There is no bound on them, so without memory it does not wait for another one's, but tries again. */
 static bool start_packed(struct cr__worker *w, struct cr__record *record, void *arg)
 {
@@ -176,9 +187,7 @@ static bool start_packed(struct cr__worker *w, struct cr__record *record, void *
         cr__queue_push(&w->put_off, &record->co);
         return false;
     }
-    cr__co_top(&record->co)->word = arg;
-    w->unstarted--;
-    cr__co_flags_set(&record->co, CR__CO_STARTED);
+    started(w, record, arg);
     return true;
 }
 
@@ -199,9 +208,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     if (stack_bytes == CR__PACKED_BYTES)
         return start_packed(w, record, arg);
     if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
-        cr__co_top(&record->co)->word = arg;
-        w->unstarted--;
-        cr__co_flags_set(&record->co, CR__CO_STARTED);
+        started(w, record, arg);
         if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL)
             cr__freezer_owns(w, record, true);
         return true;
@@ -489,24 +496,26 @@ static CR__NOINLINE struct cr_co *to_loop(struct cr__worker *w, struct cr__self 
     return self->current = &w->loop;
 }
 
-/* Of one that is not as most are: whether it goes to the loop. A packed stack is looked at, and holds no more than its own coroutine's calls: not what starting the next one takes. */
-static CR__COLD bool leaves_to_loop(struct cr__worker *w, struct cr__record *me)
+/* A packed stack is looked at before it is left. */
+static CR__COLD void look_at_packed(struct cr__worker *w, struct cr__record *me)
 {
-    if (cr__co_is_packed(&me->co))
-        cr__co_check_packed(&me->co, cr__co_state(w->self->current) == CR__CO_SCHEDULED ? __builtin_frame_address(0) : me->co.stack.top); /* else on a bare one's */
-    return cr__co_is_packed(&me->co);
+    bool inner = w->self->current != &me->co; /* it stops in a bare coroutine, on that one's stack */
+    cr__co_check_packed(&me->co, inner ? me->co.stack.top : __builtin_frame_address(0));
 }
 
 /* Before the running coroutine is left: what to switch from, and to. What stops may be a bare coroutine that runs inside it: that one's context is what
- * is left and found again. One that may migrate goes to the loop, which finds it in w->leaving, and knows that it has left. */
+ * is left and found again. One that may migrate, or of which a census is taken, goes to the loop, which finds it in w->leaving, and knows that it has left. One on a packed stack goes to
+ * the loop, since there is no room for what starting the next one takes. */
 __attribute__((always_inline)) static inline struct cr__hop leave(struct cr__self *self, struct cr__worker *w, struct cr__record *me, bool ready)
 {
     struct cr__hop hop = {.from = self->current};
     me->co.below = hop.from;
-    bool loops = false;
+    bool packed = false;
     if (CR__UNLIKELY((cr__co_flags(&me->co) & (CR_MIGRATABLE | CR__CO_CHECKED)) != 0)) {
-        loops = (cr__co_flags(&me->co) & CR__CO_CHECKED) && leaves_to_loop(w, me);
-        if (cr__migrates(w, &me->co)) {
+        packed = cr__co_is_packed(&me->co);
+        if (packed)
+            look_at_packed(w, me);
+        if (cr__migrates(w, &me->co) || w->census) {
             w->leaving = &me->co;
             w->leaving_ready = ready;
             hop.to = to_loop(w, self);
@@ -515,7 +524,7 @@ __attribute__((always_inline)) static inline struct cr__hop leave(struct cr__sel
     }
     if (ready)
         cr__queue_push(&w->ready, &me->co);
-    hop.to = CR__UNLIKELY(loops) ? to_loop(w, self) : next_context(w, self);
+    hop.to = CR__UNLIKELY(packed) ? to_loop(w, self) : next_context(w, self);
     return hop;
 }
 
@@ -649,6 +658,7 @@ static CR__NOINLINE void end_running(struct cr__record *me)
     if (CR__UNLIKELY(me->co.cold != NULL)) {
         if (cr__co_is_packed(&me->co))
             cr__co_check_packed(&me->co, __builtin_frame_address(0)); /* while it has its name */
+        w->ended_site = me->co.cold->site;
         cr__co_cold_free(&me->co);
         w = cr__worker_here(); /* the user's destructors ran */
     }
@@ -656,10 +666,14 @@ static CR__NOINLINE void end_running(struct cr__record *me)
     cr__count(&w->counters.ended, 1);
     put_stack(w, me);
     struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
-    bool packed = cr__co_is_packed(&me->co);
+    bool loops = (cr__co_flags(&me->co) & CR__CO_CHECKED) != 0; /* as in `leave` */
+    if (CR__UNLIKELY(w->census != NULL)) {
+        w->ended_stack = me->co.stack;
+        w->leaving = &w->loop;
+    }
     cr__san_bury(&me->co);
     give_up_record(w, me);
-    struct cr_co *to = CR__UNLIKELY(packed) ? to_loop(w, cr__self_get()) : next_context(w, cr__self_get());
+    struct cr_co *to = CR__UNLIKELY(loops) ? to_loop(w, cr__self_get()) : next_context(w, cr__self_get());
     uint64_t note = CR__NOTE_ENDED;
     cr__co_switch(&from, to, false, NULL, &note);
     cr__panic("a coroutine was resumed after its end");
@@ -668,11 +682,19 @@ static CR__NOINLINE void end_running(struct cr__record *me)
 /* What has left its stack by switching to the loop: from now on another worker may resume it. */
 static void publish(struct cr__worker *w)
 {
-    struct cr__record *record = cr__record_of(w->leaving);
+    struct cr_co *co = w->leaving;
     w->leaving = NULL;
+    if (CR__UNLIKELY(w->census != NULL)) {
+        if (co == &w->loop) {
+            cr__census_ended(w);
+            return;
+        }
+        cr__census_stopped(w, co, !w->leaving_ready);
+    }
+    struct cr__record *record = cr__record_of(co);
     if (w->leaving_ready)
         cr__ready_here(w, record);
-    else if (cr__park_second(&record->word, CR__LEFT))
+    else if (cr__migrates(w, co) && cr__park_second(&record->word, CR__LEFT))
         cr__ready_here(w, record); /* it has been woken meanwhile */
 }
 
@@ -782,6 +804,8 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
         free_record(w, record);
         return -ENOMEM;
     }
+    if (CR__UNLIKELY(w->census != NULL))
+        cr__census_spawned(w, &record->co);
     w->unstarted++;
     spawned(w, placed, out, where, record);
     return 0;
@@ -824,32 +848,45 @@ int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **ou
     return cr__spawn_with(w, placed, out, fn, arg, attr, NULL, NULL);
 }
 
-int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+/* Inlined, so that the caller's address is that of who spawns. */
+__attribute__((always_inline)) static inline int spawn_here(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
 {
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
+    cr__spawns_from_caller(w);
     return cr__spawn(w, NULL, out, fn, arg, attr);
 }
 
-int cr_spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+__attribute__((always_inline)) static inline int spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
 {
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
     if (worker >= w->sched->count)
         return -EINVAL;
+    cr__spawns_from_caller(w);
     return cr__spawn(w, w->sched->workers[worker], out, fn, arg, attr);
+}
+
+int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    return spawn_here(out, fn, arg, attr);
+}
+
+int cr_spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    return spawn_on(out, worker, fn, arg, attr);
 }
 
 int cr_go(void (*fn)(void *), void *arg)
 {
-    return cr_spawn(NULL, fn, arg, NULL);
+    return spawn_here(NULL, fn, arg, NULL);
 }
 
 int cr_go_on(unsigned worker, void (*fn)(void *), void *arg)
 {
-    return cr_spawn_on(NULL, worker, fn, arg, NULL);
+    return spawn_on(NULL, worker, fn, arg, NULL);
 }
 
 int cr_worker_index(void)
