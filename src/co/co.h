@@ -117,6 +117,19 @@ struct cr__shared {
 
 void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struct cr__stack_pool *pool, unsigned stacks_count);
 
+/* Before the pool goes, and the images. */
+void cr__shared_fini(struct cr__shared *shared);
+
+/* In a checked build: whether addr lies on a shared stack of any thread's, and there not among what the running coroutine, or one that has resumed it, has in place. Then owner is whose live
+ * bytes it lies among; the last one that was there, if there are several; NULL: nobody's that is known. Copied, since that one may go on meanwhile. */
+struct cr__shared_owner {
+    bool known;
+    uint32_t id;
+    void (*entry)(void);
+    char name[CR__NAME_BYTES];
+};
+bool cr__shared_foreign(const struct cr__self *self, const void *addr, struct cr__shared_owner *owner);
+
 /* Gives co a place on a stack of the calling thread's, at least stack_bytes large, and its first context, as cr__co_prepare does; shared: that thread's; word: cr__co_word's. 0 or -ENOMEM. */
 int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, void (*fn)(void *co, void *value, uint64_t note), void *word);
 void cr__shared_end(struct cr_co *co);

@@ -655,6 +655,7 @@ void cr__worker_fini(struct cr__worker *w)
     cr__slab_fini(&w->records);
     cr__frames_fini(&w->frames);
     cr__slab_fini(&w->jobs);
+    cr__shared_fini(&w->shared);
     cr__images_fini(&w->images);
     cr__stack_pool_fini(&w->stacks);
     cr__stack_pool_fini(&w->virtuals);

@@ -567,6 +567,17 @@ static inline void cr__breathe(struct cr__worker *worker)
         cr_yield();
 }
 
+/* ---- Pointers that calls are handed (handed.c) --------------------------------------------------------------- */
+
+/* In a checked build: ends the program if it lies on a shared stack, where the running coroutine has nothing. First thing in a public call, for objects, and for
+ * buffers; on threads that are no workers nothing is looked at. */
+#ifdef CR__CHECKED
+void cr__check_handed(const void *ptr, const char *call);
+#define cr__handed(ptr) cr__check_handed(ptr, __func__)
+#else
+#define cr__handed(ptr) ((void)0)
+#endif
+
 /* ---- What lies on shared stacks (bounce.c) ------------------------------------------------------------------- */
 
 /* Whether buf lies on the stack of me, which runs, or of a bare coroutine inside it, and that is a shared one. */
