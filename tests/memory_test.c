@@ -280,3 +280,25 @@ TEST(statistics_and_dump_tell_of_memory_by_kind)
 {
     CHECK_EQ(cr_run(tells, NULL, NULL), 0);
 }
+
+/* ---- Shared stacks and the budget ---------------------------------------------------------------------------- */
+
+static void ends_at_once(void *unused)
+{
+    (void)unused;
+}
+
+static void spawns_shared_ones_for_long(void *unused)
+{
+    struct cr_co *co;
+    (void)unused;
+    for (int i = 0; i < 20000; i++) {
+        CHECK_EQ(cr_spawn(&co, ends_at_once, NULL, &(struct cr_attr){.stack = CR_STACK_SHARED}), 0);
+        CHECK_EQ(cr_join(co), 0);
+    }
+}
+
+TEST(those_on_shared_stacks_that_have_ended_take_nothing_of_a_budget)
+{
+    CHECK_EQ(cr_run(spawns_shared_ones_for_long, NULL, &(struct cr_config){.memory_budget_bytes = 16 << 20}), 0);
+}

@@ -39,7 +39,7 @@ struct cr_config {
                                 processor that the process may use (its affinity, and its cgroup's cpu.max, rounded up: cgroups of version 2 only) */
     enum cr_policy policy;
     enum cr_stack_kind stack; /* of coroutines that do not ask for another; CR_STACK_DEFAULT: what the environment's CR_STACK says ("static", "virtual" or
-                                "shared"), else static */
+                                "shared"), else static. With CR_STACK_CENSUS=1 in the environment a run reports which kind and size would do (docs/stacks.md) */
     unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size, that is up to 64 KiB and each power of two above; 0: what the
                                 environment's CR_SHARED_STACKS says, else 4 */
     int64_t freeze_after_ns; /* a virtual stack whose coroutine has been parked for so long is frozen, about a quarter of a second later at most; 0: what the
@@ -47,7 +47,7 @@ struct cr_config {
                                 line on report_fd says so */
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
-    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included; 0: none. Each worker has an equal share; at the bound, ones
+    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included, packed ones not; 0: none. Each worker has an equal share; at the bound, ones
                                 that have not started wait for a stack of their size */
     uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each stack in use, or to be used by a
                                 coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched. At the bound spawning

@@ -9,6 +9,7 @@
 
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cr__stack_pool pool;
+static struct cr__packed packed;
 static bool pool_ready;
 static _Atomic uint32_t last_id;
 
@@ -50,6 +51,8 @@ __attribute__((noreturn)) static void run(void *arg, void *value, uint64_t note)
 
     struct cr__self *self = cr__self_get(); /* after the user's code: perhaps another thread */
     cr__co_state_set(co, CR__CO_ENDED);
+    if (cr__co_is_packed(co))
+        cr__co_check_packed(co, __builtin_frame_address(0));
     if (cr__co_kind(co) == CR_STACK_SHARED)
         cr__shared_end(co);
     self->current = co->below;
@@ -68,9 +71,10 @@ static int prepare(struct cr_co *co)
     pthread_mutex_lock(&pool_lock);
     if (!pool_ready) {
         cr__stack_pool_init(&pool, CR__STACK_GUARD_BYTES, 0);
+        cr__packed_init(&packed);
         pool_ready = true;
     }
-    int r = cr__co_prepare(co, &pool, bare->stack_bytes, run);
+    int r = bare->stack_bytes == CR__PACKED_BYTES ? cr__co_prepare_packed(co, &packed, run) : cr__co_prepare(co, &pool, bare->stack_bytes, run);
     pthread_mutex_unlock(&pool_lock);
     return r;
 }
@@ -109,6 +113,8 @@ static int shared_prepare(struct bare *bare)
 static int check_stack(struct cr__self *self, struct cr_co *to)
 {
     const struct bare *bare = CR__CONTAINER(to, struct bare, co);
+    if (cr__co_is_packed(to))
+        cr__co_check_packed(to, to->sp);
     if (cr__co_kind(to) != CR_STACK_SHARED)
         return 0;
     if (bare->home != self)
@@ -241,7 +247,10 @@ int cr_co_destroy(struct cr_co *co)
     } else if (co->stack.top) {
         cr__san_end(co);
         pthread_mutex_lock(&pool_lock);
-        cr__stack_put(&pool, co->stack);
+        if (cr__co_is_packed(co))
+            cr__packed_put(&packed, co->stack.top);
+        else
+            cr__stack_put(&pool, co->stack);
         pthread_mutex_unlock(&pool_lock);
     }
     cr__mem_free(bare, sizeof(*bare), CR__MEM_RECORDS);

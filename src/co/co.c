@@ -19,6 +19,11 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
 #endif
     unsigned own = kind == CR_STACK_SHARED ? attr->flags & ~(unsigned)CR_MIGRATABLE : attr->flags; /* its stack is a certain worker's */
     *flags = own | (kind - CR_STACK_STATIC) << CR__CO_KIND_SHIFT;
+    if (attr->stack == CR_STACK_STATIC && attr->stack_size_bytes - 1 < CR__PACKED_BYTES && cr__packed_usable()) { /* by who says so, never by a default */
+        *flags |= CR__CO_CHECKED;
+        *stack_bytes = CR__PACKED_BYTES;
+        return 0;
+    }
     *stack_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);
     return *stack_bytes ? 0 : -EINVAL;
 }
@@ -30,6 +35,17 @@ int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack
     if (r < 0)
         return r;
     co->sp = cr__arch_prepare(co->stack.top, fn, co);
+    cr__san_start(co);
+    return 0;
+}
+
+int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, void (*fn)(void *co, void *value, uint64_t note))
+{
+    char *top = cr__packed_get(packed);
+    if (!top)
+        return -ENOMEM;
+    co->stack = (struct cr__stack){.top = top, .size_bytes = CR__PACKED_BYTES};
+    co->sp = cr__arch_prepare(top, fn, co);
     cr__san_start(co);
     return 0;
 }
@@ -65,13 +81,23 @@ void cr__co_arrive(struct cr_co *co, uint64_t note)
         cr__fpu_arrive(&initial_fpu, note & ~CR__NOTE_ENDED);
 }
 
+static struct cr__stack_user user_of(const struct cr_co *co)
+{
+    static const char *const kinds[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
+    return (struct cr__stack_user){.name = cr__co_name(co), .kind = kinds[cr__co_kind(co)], .id = co->id, .entry = (void *)co->entry};
+}
+
 bool cr__co_describe(struct cr__stack_user *out)
 {
     struct cr__self *self = cr__self_get();
     if (!self || cr__co_state(self->current) == CR__CO_ROOT)
         return false;
-    struct cr_co *co = self->current;
-    static const char *const kinds[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
-    *out = (struct cr__stack_user){.name = cr__co_name(co), .kind = kinds[cr__co_kind(co)], .id = co->id, .entry = (void *)co->entry};
+    *out = user_of(self->current);
     return true;
+}
+
+void cr__co_overflowed(const struct cr_co *co)
+{
+    struct cr__stack_user user = user_of(co);
+    cr__stack_overflowed(&co->stack, &user);
 }

@@ -43,6 +43,7 @@ struct cr__co_cold {
     char name[CR__NAME_BYTES];
     void **locals;
     uint32_t locals_count;
+    uint16_t site;    /* the census's (sched/census.h); 0: none */
     int64_t bound_ns; /* no wait goes beyond; CR_FOREVER: none */
     struct cr__co_above *above;
 };
@@ -112,10 +113,24 @@ struct cr__shared {
     struct cr__stack_pool *pool;
     unsigned count; /* stacks in a set */
     struct cr__image *spare;
+    bool clears; /* for a census: what is copied out leaves zeroes behind */
     struct cr__shared_set sets[CR__SHARED_SETS];
 };
 
 void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struct cr__stack_pool *pool, unsigned stacks_count);
+
+/* Before the pool goes, and the images. */
+void cr__shared_fini(struct cr__shared *shared);
+
+/* In a checked build: whether addr lies on a shared stack of any thread's, and there not among what the running coroutine, or one that has resumed it, has in place. Then owner is whose live
+ * bytes it lies among; the last one that was there, if there are several; NULL: nobody's that is known. Copied, since that one may go on meanwhile. */
+struct cr__shared_owner {
+    bool known;
+    uint32_t id;
+    void (*entry)(void);
+    char name[CR__NAME_BYTES];
+};
+bool cr__shared_foreign(const struct cr__self *self, const void *addr, struct cr__shared_owner *owner);
 
 /* Gives co a place on a stack of the calling thread's, at least stack_bytes large, and its first context, as cr__co_prepare does; shared: that thread's; word: cr__co_word's. 0 or -ENOMEM. */
 int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, void (*fn)(void *co, void *value, uint64_t note), void *word);
@@ -188,6 +203,9 @@ static inline void cr__co_away_set(struct cr_co *co, bool away)
 #define CR__CO_KIND_SHIFT 2
 #define CR__CO_KINDS (3u << CR__CO_KIND_SHIFT)
 
+#define CR__CO_SHARED ((unsigned)(CR_STACK_SHARED - CR_STACK_STATIC) << CR__CO_KIND_SHIFT) /* a bit that no other kind has */
+_Static_assert((((CR_STACK_VIRTUAL - CR_STACK_STATIC) << CR__CO_KIND_SHIFT) & CR__CO_SHARED) == 0, "no other kind has it");
+
 static inline unsigned cr__co_kind(const struct cr_co *co)
 {
     return ((cr__co_flags(co) & CR__CO_KINDS) >> CR__CO_KIND_SHIFT) + CR_STACK_STATIC;
@@ -205,6 +223,22 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
 /* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
 int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
                    void (*fn)(void *co, void *value, uint64_t note));
+
+/* The same with a packed stack. */
+int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, void (*fn)(void *co, void *value, uint64_t note));
+
+static inline bool cr__co_is_packed(const struct cr_co *co)
+{
+    return co->stack.size_bytes == CR__PACKED_BYTES;
+}
+
+/* Ends the program if co has run off its packed stack. `frame`: where it is on it now, or, if it does not run, its stack pointer. */
+__attribute__((noreturn)) CR__COLD void cr__co_overflowed(const struct cr_co *co);
+static inline void cr__co_check_packed(const struct cr_co *co, const void *frame)
+{
+    if (CR__UNLIKELY(!cr__packed_whole(co->stack.top)) || CR__UNLIKELY((const char *)frame < cr__packed_low(co->stack.top)))
+        cr__co_overflowed(co);
+}
 
 /* What lies at the top of a running coroutine's stack, where no frame overlaps it, for its owner; the coroutine's own business while it runs. */
 struct cr__co_top {

@@ -11,12 +11,18 @@
  *   4. A pinned stack keeps its occupant: somebody outside works with what lies on it.
  *
  * An image is as large as what lies in it, by its slab's classes, and a coroutine that is in place keeps its last one for the next time.
+ * A checked build (CR__CHECKED) knows all such stacks, and who is away from which, under one lock: to tell whose a pointer is.
+ *
  * Rejected: copying out whenever a coroutine stops (the last occupant, when it comes back, needs no copy); images that only grow. */
 #include "co/co.h"
 
 #include <string.h>
 
 #include "mem/mem.h"
+
+#ifdef CR__CHECKED
+#include <pthread.h>
+#endif
 
 #define SPARE_BYTES 8192
 #define SMALLEST_BITS 16
@@ -26,6 +32,11 @@ _Static_assert(CR__STACK_MAX_BYTES >> SMALLEST_BITS == 1u << (CR__SHARED_SETS - 
 
 struct cr__image {
     char *sp; /* where it goes on, and where the bytes belong */
+#ifdef CR__CHECKED
+    struct cr_co *co;
+    struct cr__image *next, **link; /* of those that are away from the stack, the last one to leave it first */
+    void *unused;                   /* bytes are aligned to 16 */
+#endif
     char bytes[];
 };
 
@@ -36,6 +47,10 @@ struct cr__shared_stack {
     struct cr__stack stack; /* the pool's, within which this is */
     struct cr__shared *shared;
     struct cr__shared_stack *next;
+#ifdef CR__CHECKED
+    struct cr__image *away;
+    struct cr__shared_stack *next_of_all;
+#endif
 };
 _Static_assert(sizeof(struct cr__shared_stack) <= CR__CACHE_LINE, "a line at the top");
 
@@ -54,6 +69,135 @@ void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struc
     *shared = (struct cr__shared){.images = images, .pool = pool, .count = stacks_count};
 }
 
+/* ---- Known to all, in a checked build ------------------------------------------------------------------------ */
+
+#ifdef CR__CHECKED
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct cr__shared_stack *all;
+
+static void register_stack(struct cr__shared_stack *s)
+{
+    pthread_mutex_lock(&lock);
+    s->next_of_all = all;
+    all = s;
+    pthread_mutex_unlock(&lock);
+}
+
+void cr__shared_fini(struct cr__shared *shared)
+{
+    pthread_mutex_lock(&lock);
+    for (struct cr__shared_stack **link = &all; *link;) {
+        if ((*link)->shared == shared)
+            *link = (*link)->next_of_all;
+        else
+            link = &(*link)->next_of_all;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void occupy(struct cr__shared_stack *s, struct cr_co *co)
+{
+    pthread_mutex_lock(&lock);
+    s->occupant = co;
+    pthread_mutex_unlock(&lock);
+}
+
+/* co's bytes are in image from now on. */
+static void goes_away(struct cr_co *co, struct cr__image *image)
+{
+    struct cr__shared_stack *s = stack_of(co);
+    pthread_mutex_lock(&lock);
+    image->co = co;
+    image->next = s->away;
+    image->link = &s->away;
+    if (image->next)
+        image->next->link = &image->next;
+    s->away = image;
+    pthread_mutex_unlock(&lock);
+}
+
+static void comes_back(struct cr__image *image)
+{
+    pthread_mutex_lock(&lock);
+    *image->link = image->next;
+    if (image->next)
+        image->next->link = image->link;
+    pthread_mutex_unlock(&lock);
+}
+
+static bool lies_on(const struct cr__shared_stack *s, const char *addr)
+{
+    return addr < (const char *)s && addr >= cr__stack_low(s->stack);
+}
+
+/* Whether addr is on s, above the stack pointer of the running coroutine, or of one that it runs inside. frame: where the running one's is. */
+static bool is_own(const struct cr__self *self, const struct cr__shared_stack *s, const char *addr, const char *frame)
+{
+    for (const struct cr_co *co = self->current; cr__co_state(co) != CR__CO_ROOT; co = co->below) {
+        bool in_place = cr__co_kind(co) == CR_STACK_SHARED && s->occupant == co;
+        if (in_place && addr >= (co == self->current ? frame : (const char *)co->sp))
+            return true;
+        if (cr__co_state(co) != CR__CO_RUNNING)
+            break;
+    }
+    return false;
+}
+
+static struct cr__shared_owner owner_of(const struct cr__shared_stack *s, const char *addr)
+{
+    const struct cr_co *co = s->occupant && addr >= (const char *)s->occupant->sp ? s->occupant : NULL; /* of one that runs just now: where it last stopped */
+    for (const struct cr__image *image = s->away; image && !co; image = image->next)
+        co = addr >= image->sp ? image->co : NULL;
+    if (!co)
+        return (struct cr__shared_owner){0};
+    struct cr__shared_owner owner = {.known = true, .id = co->id, .entry = co->entry};
+    cr_name_get(co, owner.name, sizeof(owner.name));
+    return owner;
+}
+
+bool cr__shared_foreign(const struct cr__self *self, const void *addr, struct cr__shared_owner *owner)
+{
+    pthread_mutex_lock(&lock);
+    const struct cr__shared_stack *s = all;
+    while (s && !lies_on(s, addr))
+        s = s->next_of_all;
+    bool foreign = s && !is_own(self, s, addr, __builtin_frame_address(0));
+    if (foreign)
+        *owner = owner_of(s, addr);
+    pthread_mutex_unlock(&lock);
+    return foreign;
+}
+
+#else
+
+static inline void register_stack(struct cr__shared_stack *s)
+{
+    (void)s;
+}
+
+void cr__shared_fini(struct cr__shared *shared)
+{
+    (void)shared;
+}
+
+static inline void occupy(struct cr__shared_stack *s, struct cr_co *co)
+{
+    s->occupant = co;
+}
+
+static inline void goes_away(struct cr_co *co, struct cr__image *image)
+{
+    (void)co, (void)image;
+}
+
+static inline void comes_back(struct cr__image *image)
+{
+    (void)image;
+}
+
+#endif
+
 /* ---- A stack ------------------------------------------------------------------------------------------------- */
 
 static struct cr__shared_stack *stack_make(struct cr__shared *shared, uint32_t size_bytes)
@@ -63,6 +207,7 @@ static struct cr__shared_stack *stack_make(struct cr__shared *shared, uint32_t s
         return NULL;
     struct cr__shared_stack *s = (struct cr__shared_stack *)(void *)(stack.top - CR__CACHE_LINE);
     *s = (struct cr__shared_stack){.stack = stack, .shared = shared};
+    register_stack(s);
     return s;
 }
 
@@ -146,6 +291,9 @@ static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr
         cr__panic("no memory for the %zu bytes on its stack of coroutine %u, which must make room", live, co->id);
     image->sp = co->sp;
     copy(image->bytes, co->sp, live);
+    if (CR__UNLIKELY(shared->clears))
+        memset(co->sp, 0, live);
+    goes_away(co, image);
     co->sp = self->mover;
     cr__co_away_set(co, true);
 }
@@ -153,6 +301,7 @@ static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr
 static void *copy_in(struct cr_co *co)
 {
     struct cr__image *image = image_of(co);
+    comes_back(image);
     copy(image->sp, image->bytes, (size_t)(co->stack.top - image->sp));
     cr__co_away_set(co, false);
     return co->sp = image->sp;
@@ -166,7 +315,7 @@ void *cr__co_bring(void)
     CR__ASSERT(cr__co_kind(co) == CR_STACK_SHARED && s->occupant != co);
     if (s->occupant)
         copy_out(self, s->shared, s->occupant);
-    s->occupant = co;
+    occupy(s, co);
     return copy_in(co);
 }
 
@@ -218,6 +367,7 @@ int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack
     image->sp = top - CR__ARCH_TOP_BYTES;
     co->stack = (struct cr__stack){.top = top, .size_bytes = s->stack.size_bytes, .image = cr__mem_handle(image)};
     co->sp = mover;
+    goes_away(co, image);
     cr__co_away_set(co, true);
     cr__san_start(co);
     return 0;
@@ -226,8 +376,10 @@ int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack
 void cr__shared_end(struct cr_co *co)
 {
     struct cr__shared_stack *s = stack_of(co);
+    if (cr__co_flags(co) & CR__CO_AWAY)
+        comes_back(image_of(co));
     if (s->occupant == co)
-        s->occupant = NULL; /* we may run there still: its next occupant comes by the mover */
+        occupy(s, NULL); /* we may run there still: its next occupant comes by the mover */
     cr__image_put(s->shared->images, image_of(co));
     co->stack.image = 0;
 }

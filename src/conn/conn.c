@@ -109,52 +109,74 @@ int cr_listener_url(const struct cr_listener *l, char *buf, size_t size_bytes)
     return l->ops->url(l, buf, size_bytes);
 }
 
+/* In a checked build: the list, and all buffers. */
+#ifdef CR__CHECKED
+static void check_vector_handed(const struct iovec *iov, int iov_count, const char *call)
+{
+    cr__check_handed(iov, call);
+    for (int i = 0; i < iov_count; i++)
+        cr__check_handed(iov[i].iov_base, call);
+}
+#define cr__handed_vector(iov, iov_count) check_vector_handed(iov, iov_count, __func__)
+#else
+#define cr__handed_vector(iov, iov_count) ((void)0)
+#endif
+
 /* The provider's operation, or why it can't be called. */
 #define CALL(conn, op, ...) \
     (!in_coroutine() ? -EPERM : CR__UNLIKELY(!(conn)->ops->op) ? -EOPNOTSUPP : (conn)->ops->op(conn, __VA_ARGS__))
 
 ssize_t cr_read_until(struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
 {
+    cr__handed(buf);
     return CALL(conn, read, buf, size_bytes, deadline_ns);
 }
 
 ssize_t cr_read(struct cr_conn *conn, void *buf, size_t size_bytes)
 {
+    cr__handed(buf);
     return cr_read_until(conn, buf, size_bytes, CR_FOREVER);
 }
 
 ssize_t cr_readv_until(struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
 {
+    cr__handed_vector(iov, iov_count);
     return CALL(conn, readv, iov, iov_count, deadline_ns);
 }
 
 ssize_t cr_readv(struct cr_conn *conn, const struct iovec *iov, int iov_count)
 {
+    cr__handed_vector(iov, iov_count);
     return cr_readv_until(conn, iov, iov_count, CR_FOREVER);
 }
 
 ssize_t cr_write_until(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
 {
+    cr__handed(buf);
     return CALL(conn, write, buf, size_bytes, deadline_ns);
 }
 
 ssize_t cr_write(struct cr_conn *conn, const void *buf, size_t size_bytes)
 {
+    cr__handed(buf);
     return cr_write_until(conn, buf, size_bytes, CR_FOREVER);
 }
 
 ssize_t cr_writev_until(struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
 {
+    cr__handed_vector(iov, iov_count);
     return CALL(conn, writev, iov, iov_count, deadline_ns);
 }
 
 ssize_t cr_writev(struct cr_conn *conn, const struct iovec *iov, int iov_count)
 {
+    cr__handed_vector(iov, iov_count);
     return cr_writev_until(conn, iov, iov_count, CR_FOREVER);
 }
 
 ssize_t cr_write_all_until(struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
 {
+    cr__handed(buf);
     size_t sent = 0;
     do {
         ssize_t n = cr_write_until(conn, (const char *)buf + sent, size_bytes - sent, deadline_ns);
@@ -167,6 +189,7 @@ ssize_t cr_write_all_until(struct cr_conn *conn, const void *buf, size_t size_by
 
 ssize_t cr_write_all(struct cr_conn *conn, const void *buf, size_t size_bytes)
 {
+    cr__handed(buf);
     return cr_write_all_until(conn, buf, size_bytes, CR_FOREVER);
 }
 
@@ -182,16 +205,19 @@ ssize_t cr_sendfile(struct cr_conn *conn, struct cr_conn *file, int64_t offset, 
 
 ssize_t cr_recv_lend_until(struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
 {
+    cr__handed(lent);
     return CALL(conn, recv_lend, lent, deadline_ns);
 }
 
 ssize_t cr_recv_lend(struct cr_conn *conn, struct cr_lent *lent)
 {
+    cr__handed(lent);
     return cr_recv_lend_until(conn, lent, CR_FOREVER);
 }
 
 void cr_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 {
+    cr__handed(lent);
     if (lent->_owner)
         conn->ops->recv_return(conn, lent);
     *lent = (struct cr_lent){0};
@@ -199,21 +225,29 @@ void cr_recv_return(struct cr_conn *conn, struct cr_lent *lent)
 
 ssize_t cr_recv_from_until(struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from, int64_t deadline_ns)
 {
+    cr__handed(buf);
+    cr__handed(from);
     return CALL(conn, recv_from, buf, size_bytes, from, deadline_ns);
 }
 
 ssize_t cr_recv_from(struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from)
 {
+    cr__handed(buf);
+    cr__handed(from);
     return cr_recv_from_until(conn, buf, size_bytes, from, CR_FOREVER);
 }
 
 ssize_t cr_send_to_until(struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to, int64_t deadline_ns)
 {
+    cr__handed(buf);
+    cr__handed(to);
     return CALL(conn, send_to, buf, size_bytes, to, deadline_ns);
 }
 
 ssize_t cr_send_to(struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to)
 {
+    cr__handed(buf);
+    cr__handed(to);
     return cr_send_to_until(conn, buf, size_bytes, to, CR_FOREVER);
 }
 
@@ -239,11 +273,13 @@ int cr_wait_writable(struct cr_conn *conn)
 
 ssize_t cr_pread(struct cr_conn *file, void *buf, size_t size_bytes, int64_t offset)
 {
+    cr__handed(buf);
     return CALL(file, pread, buf, size_bytes, offset);
 }
 
 ssize_t cr_pwrite(struct cr_conn *file, const void *buf, size_t size_bytes, int64_t offset)
 {
+    cr__handed(buf);
     return CALL(file, pwrite, buf, size_bytes, offset);
 }
 
@@ -304,37 +340,46 @@ static int leaf_turn(struct cr_task *task, int64_t deadline_ns)
 
 ssize_t cr_task_read(struct cr_task *task, struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
 {
+    cr__handed(buf);
     LEAF(task, conn, read, buf, size_bytes, deadline_ns);
 }
 
 ssize_t cr_task_readv(struct cr_task *task, struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
 {
+    cr__handed_vector(iov, iov_count);
     LEAF(task, conn, readv, iov, iov_count, deadline_ns);
 }
 
 ssize_t cr_task_write(struct cr_task *task, struct cr_conn *conn, const void *buf, size_t size_bytes, int64_t deadline_ns)
 {
+    cr__handed(buf);
     LEAF(task, conn, write, buf, size_bytes, deadline_ns);
 }
 
 ssize_t cr_task_writev(struct cr_task *task, struct cr_conn *conn, const struct iovec *iov, int iov_count, int64_t deadline_ns)
 {
+    cr__handed_vector(iov, iov_count);
     LEAF(task, conn, writev, iov, iov_count, deadline_ns);
 }
 
 ssize_t cr_task_recv_lend(struct cr_task *task, struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns)
 {
+    cr__handed(lent);
     LEAF(task, conn, recv_lend, lent, deadline_ns);
 }
 
 ssize_t cr_task_recv_from(struct cr_task *task, struct cr_conn *conn, void *buf, size_t size_bytes, struct cr_addr *from, int64_t deadline_ns)
 {
+    cr__handed(buf);
+    cr__handed(from);
     LEAF(task, conn, recv_from, buf, size_bytes, from, deadline_ns);
 }
 
 ssize_t cr_task_send_to(struct cr_task *task, struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to,
                         int64_t deadline_ns)
 {
+    cr__handed(buf);
+    cr__handed(to);
     LEAF(task, conn, send_to, buf, size_bytes, to, deadline_ns);
 }
 
@@ -370,6 +415,8 @@ static ssize_t write_on(struct cr_conn *conn, const void *buf, size_t size_bytes
 
 ssize_t cr_task_write_all(struct cr_task *task, struct cr_conn *conn, const void *buf, size_t size_bytes, size_t *sent, int64_t deadline_ns)
 {
+    cr__handed(buf);
+    cr__handed(sent);
     ssize_t n = leaf_turn(task, deadline_ns);
     if (n == 0)
         n = write_on(conn, buf, size_bytes, sent, deadline_ns);

@@ -175,6 +175,8 @@ static bool is_localhost(const char *host)
 
 int cr_resolve_until(const char *host, uint16_t port, struct cr_addr *addrs, int count, int64_t deadline_ns)
 {
+    cr__handed(host);
+    cr__handed(addrs);
     struct cr__worker *worker;
     if (!cr__running(&worker))
         return -EPERM;
@@ -215,5 +217,7 @@ int cr_resolve_until(const char *host, uint16_t port, struct cr_addr *addrs, int
 
 int cr_resolve(const char *host, uint16_t port, struct cr_addr *addrs, int count)
 {
+    cr__handed(host);
+    cr__handed(addrs);
     return cr_resolve_until(host, port, addrs, count, CR_FOREVER);
 }

@@ -29,6 +29,7 @@ static ssize_t try_reap(struct cr__fd_conn *c, void *arg)
 
 int cr_child_wait_until(pid_t pid, int *status, int64_t deadline_ns)
 {
+    cr__handed(status);
     struct cr__worker *worker;
     if (!cr__running(&worker))
         return -EPERM;
@@ -42,5 +43,6 @@ int cr_child_wait_until(pid_t pid, int *status, int64_t deadline_ns)
 
 int cr_child_wait(pid_t pid, int *status)
 {
+    cr__handed(status);
     return cr_child_wait_until(pid, status, CR_FOREVER);
 }

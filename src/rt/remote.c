@@ -176,6 +176,7 @@ static int wait_begin(struct cr__worker *worker, struct cr__record *me, struct c
 
 int cr_event_wait_until(struct cr_event *event, int64_t deadline_ns)
 {
+    cr__handed(event);
     struct cr__worker *worker;
     struct cr__record *me = cr__running(&worker);
     if (!me)
@@ -206,6 +207,7 @@ static int leaf_arrived(const struct cr__leaf *leaf, struct cr_event *event, int
 
 int cr_task_event_wait(struct cr_task *task, struct cr_event *event, int64_t deadline_ns)
 {
+    cr__handed(event);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_EVENT));
     if (leaf.turn == CR__BREATHES)
         return CR_WAITS;
@@ -220,6 +222,7 @@ int cr_task_event_wait(struct cr_task *task, struct cr_event *event, int64_t dea
 
 int cr_event_wait(struct cr_event *event)
 {
+    cr__handed(event);
     return cr_event_wait_until(event, CR_FOREVER);
 }
 
@@ -227,6 +230,7 @@ int cr_event_wait(struct cr_event *event)
 
 int cr_event_set(struct cr_event *event)
 {
+    cr__handed(event);
     struct cr__worker *worker;
     if (!cr__acting(&worker))
         return -EPERM;
@@ -304,6 +308,7 @@ static int set_inside(struct cr__sched *sched, struct cr_event *event)
 
 int cr_event_set_remote(struct cr_rt *rt, struct cr_event *event)
 {
+    cr__handed(event);
     if (!rt || !event)
         return -EINVAL;
     int r = cr__sched_enter(cr__sched_of(rt));
@@ -316,6 +321,7 @@ int cr_event_set_remote(struct cr_rt *rt, struct cr_event *event)
 
 int cr_event_is_set(struct cr_event *event)
 {
+    cr__handed(event);
     lock(event);
     int set = (int)event->_set;
     unlock(event);
@@ -324,6 +330,7 @@ int cr_event_is_set(struct cr_event *event)
 
 void cr_event_clear(struct cr_event *event)
 {
+    cr__handed(event);
     lock(event);
     event->_set = 0;
     unlock(event);

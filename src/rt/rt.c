@@ -15,6 +15,7 @@
 #include "io/io.h"
 #include "os/os.h"
 #include "poll/poll.h"
+#include "sched/census.h"
 #include "sched/monitor.h"
 
 #define MAX_GUARD_BYTES ((size_t)1 << 20)
@@ -26,7 +27,7 @@ struct cr_rt {
     void (*fn)(void *arg);
     void *arg;
     int result;
-    bool started, running;
+    bool started, running, takes_census;
     pthread_t thread;
     pthread_mutex_t gate;          /* closed until all threads are there, */
     bool all_there;                /* or it is clear that they will not be */
@@ -140,6 +141,17 @@ static int choose_freezing(struct cr_config *config)
     if (*end == '\0' && errno == 0)
         return 0;
     fprintf(stderr, "crore: CR_FREEZE_AFTER_NS=%s: a number of nanoseconds is meant, or a negative one for never\n", wish);
+    return -EINVAL;
+}
+
+/* Whether a census of stacks is to be taken. */
+static int choose_census(bool *wanted)
+{
+    const char *wish = getenv("CR_STACK_CENSUS");
+    *wanted = wish && strcmp(wish, "1") == 0;
+    if (!wish || !*wish || *wanted || strcmp(wish, "0") == 0)
+        return 0;
+    fprintf(stderr, "crore: CR_STACK_CENSUS=%s: 0 or 1 is meant\n", wish);
     return -EINVAL;
 }
 
@@ -292,6 +304,8 @@ static int run(struct cr_rt *rt)
     atomic_store_explicit(&s->take_signals, cr__signals_take_over, memory_order_relaxed);
     cr__waits_describe();
     int r = alloc_workers(s);
+    if (r == 0 && rt->takes_census)
+        r = cr__census_open(s);
     struct start *starts = rt->starts = r == 0 ? cr__mem_alloc(s->count * sizeof(*starts), CR__MEM_OTHER) : NULL;
     if (starts) {
         cr__pool_init(&s->pool, rt->config.max_blocking_threads);
@@ -305,6 +319,7 @@ static int run(struct cr_rt *rt)
     } else {
         r = -ENOMEM;
     }
+    cr__census_close(s);
     cr__sched_abandon(s);
     free_workers(s);
     cr__depot_trim(); /* nobody's loop does it any more */
@@ -329,6 +344,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         r = choose_shared_stacks(&rt->config);
     if (r == 0)
         r = choose_freezing(&rt->config);
+    if (r == 0)
+        r = choose_census(&rt->takes_census);
     rt->sched.budget_bytes = rt->config.memory_budget_bytes;
     rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
     rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);

@@ -185,6 +185,8 @@ ssize_t cr__fd_watch(int fd, int64_t deadline_ns, ssize_t (*attempt)(struct cr__
 
 int cr_signal_wait_until(const sigset_t *set, siginfo_t *info, int64_t deadline_ns)
 {
+    cr__handed(set);
+    cr__handed(info);
     struct cr__worker *worker;
     struct taking taking = {set, info};
     if (!cr__running(&worker))
@@ -196,5 +198,7 @@ int cr_signal_wait_until(const sigset_t *set, siginfo_t *info, int64_t deadline_
 
 int cr_signal_wait(const sigset_t *set, siginfo_t *info)
 {
+    cr__handed(set);
+    cr__handed(info);
     return cr_signal_wait_until(set, info, CR_FOREVER);
 }

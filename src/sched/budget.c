@@ -6,7 +6,8 @@ void cr__budget_tell(struct cr__worker *w)
 {
     if (w->sched->budget_bytes == 0)
         return;
-    int64_t stacks = (int64_t)cr__stack_pool_in_use(&w->stacks) + (int64_t)cr__stack_pool_in_use(&w->virtuals) + w->unstarted;
+    int64_t stacks = (int64_t)cr__stack_pool_in_use(&w->stacks) + (int64_t)cr__stack_pool_in_use(&w->virtuals) +
+                     w->packed.in_use / CR__BUDGET_PACKED_IN_ONE + w->unstarted;
     int64_t now = stacks * CR__BUDGET_STACK_BYTES - (int64_t)w->frozen * CR__BUDGET_FROZEN_BYTES;
     if (now != w->stacks_told_bytes)
         atomic_fetch_add_explicit(&w->sched->stacks_promised_bytes, now - w->stacks_told_bytes, memory_order_relaxed);

@@ -15,6 +15,7 @@
 
 #define CR__BUDGET_STACK_BYTES (4096 + 256)
 #define CR__BUDGET_FROZEN_BYTES 4096 /* what freezing a stack gives back of that; its image counts among the slabs */
+#define CR__BUDGET_PACKED_IN_ONE 2 /* packed stacks that take as much */
 #define CR__BUDGET_SPAWN_BYTES ((int64_t)sizeof(struct cr__record) + CR__BUDGET_STACK_BYTES)
 
 CR__COLD bool cr__budget_renew(struct cr__worker *worker);

@@ -229,8 +229,12 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     cr__stack_pool_init(&w->virtuals, w->stacks.guard_bytes, w->stacks.max_bytes);
     w->stacks.owner = w->virtuals.owner = w;
     w->virtuals.is_virtual = true;
-    w->freeze_after_ns = config->freeze_after_ns ? config->freeze_after_ns : FREEZE_AFTER_NS;
+    w->census = s->census;
+    w->freeze_after_ns = w->census ? -1 : config->freeze_after_ns ? config->freeze_after_ns : FREEZE_AFTER_NS;
+    cr__packed_init(&w->packed);
+    cr__worker_keeps(w, &w->packed.slab);
     cr__shared_init(&w->shared, &w->images, &w->stacks, config->shared_stacks ? config->shared_stacks : CR__SHARED_STACKS);
+    w->shared.clears = w->census != NULL;
     cr__stack_class(&w->stacks, w->default_stack_bytes); /* the first to be looked at */
     cr__stack_class(&w->virtuals, w->default_stack_bytes);
     w->self = self;
@@ -265,10 +269,12 @@ void cr__worker_fini(struct cr__worker *w)
     cr__slab_fini(&w->records);
     cr__frames_fini(&w->frames);
     cr__slab_fini(&w->jobs);
+    cr__shared_fini(&w->shared);
     cr__images_fini(&w->images);
     cr__slab_fini(&w->holds);
     cr__stack_pool_fini(&w->stacks);
     cr__stack_pool_fini(&w->virtuals);
+    cr__packed_fini(&w->packed);
     self->worker = NULL;
     self->current = w->outside;
 }

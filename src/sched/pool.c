@@ -218,6 +218,7 @@ static int wait_for(struct cr__record *me, struct job *job, int64_t deadline_ns,
 
 int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns)
 {
+    cr__handed(arg);
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
     if (!me)
@@ -247,6 +248,7 @@ int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns)
 
 int cr_blocking(void (*fn)(void *arg), void *arg)
 {
+    cr__handed(arg);
     return cr_blocking_until(fn, arg, CR_FOREVER);
 }
 

@@ -7,6 +7,7 @@
 #include "obs/obs.h"
 #include "os/os.h"
 #include "sched/budget.h"
+#include "sched/census.h"
 #include "sched/injection.h"
 #include "sched/task.h"
 
@@ -15,6 +16,7 @@
 #define RECORDS_AHEAD 12 /* misses that a processor has under way at once, about */
 #define OTHERS_TURN 16  /* after so many in a row it is the turn of what would else wait: the ring behind the list, the list behind what is fresh */
 #define AGED 8          /* every few milliseconds, so many of the oldest in the ring get into the list */
+#define OVERFLOW_PARTS 8 /* what a full ring is relieved of, in so many steps: lists of pointers take room on the stack of who spawns */
 #define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
 
 /* Of the worker that it is on. */
@@ -28,15 +30,17 @@ static inline struct cr__stack_pool *pool_of(struct cr__worker *w, const struct 
 /* No room: the older half goes to the runtime's injection queue, as one batch. */
 static CR__COLD void overflow(struct cr__worker *w)
 {
-    struct cr_co *batch[CR__RUNQ_SLOTS / 2];
-    unsigned n = cr__runq_pop_oldest(&w->stealable, batch, CR__COUNT(batch));
-    struct cr_co *first = NULL;
-    while (n > 0) {
-        batch[--n]->next = first;
-        first = batch[n];
+    struct cr__queue older = {0};
+    for (int part = 0; part < OVERFLOW_PARTS; part++) {
+        struct cr_co *batch[CR__RUNQ_SLOTS / 2 / OVERFLOW_PARTS];
+        unsigned n = cr__runq_pop_oldest(&w->stealable, batch, CR__COUNT(batch));
+        for (unsigned i = 0; i < n; i++)
+            cr__queue_push(&older, batch[i]);
     }
-    if (first)
-        cr__inject(w->sched, cr__record_of(first));
+    if (older.head) {
+        older.tail->next = NULL;
+        cr__inject(w->sched, cr__record_of(older.head));
+    }
 }
 
 static inline void push_stealable(struct cr__worker *w, struct cr_co *co)
@@ -169,6 +173,27 @@ static CR__NOINLINE bool prepare_away(struct cr__worker *w, struct cr__record *r
     return false;
 }
 
+/* It has its stack. */
+static inline void started(struct cr__worker *w, struct cr__record *record, void *arg)
+{
+    cr__co_top(&record->co)->word = arg;
+    w->unstarted--;
+    if (CR__UNLIKELY((cr__co_flags(&record->co) & CR__CO_CHECKED) != 0) && w->census)
+        cr__census_started(&record->co);
+    cr__co_flags_set(&record->co, CR__CO_STARTED);
+}
+
+/* There is no bound on them, so without memory it does not wait for another one's, but tries again. */
+static bool start_packed(struct cr__worker *w, struct cr__record *record, void *arg)
+{
+    if (cr__co_prepare_packed(&record->co, &w->packed, run_record) < 0) {
+        cr__queue_push(&w->put_off, &record->co);
+        return false;
+    }
+    started(w, record, arg);
+    return true;
+}
+
 /* Gives a coroutine whose turn has come for the first time its stack; if there is none, it waits for one. */
 static bool start(struct cr__worker *w, struct cr__record *record)
 {
@@ -176,7 +201,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (cr__co_kind(&record->co) == CR_STACK_SHARED) {
         if (cr__shared_start(&w->shared, &record->co, stack_bytes, run_record, arg) == 0) {
-            w->unstarted--;
+            w->unstarted--; /* what it takes from now on is in images */
             cr__co_flags_set(&record->co, CR__CO_STARTED);
             return prepare_away(w, record);
         }
@@ -184,10 +209,10 @@ static bool start(struct cr__worker *w, struct cr__record *record)
         cr__queue_push(&w->put_off, &record->co);
         return false;
     }
+    if (stack_bytes == CR__PACKED_BYTES)
+        return start_packed(w, record, arg);
     if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
-        cr__co_top(&record->co)->word = arg;
-        w->unstarted--;
-        cr__co_flags_set(&record->co, CR__CO_STARTED);
+        started(w, record, arg);
         if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL)
             cr__freezer_owns(w, record, true);
         return true;
@@ -474,22 +499,42 @@ static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *
     return self->current = next ? next->co.below : &w->loop;
 }
 
+/* To the loop, as one whose chain ends there. */
+static CR__NOINLINE struct cr_co *to_loop(struct cr__worker *w, struct cr__self *self)
+{
+    budget_set(w, budget_of(w) - 1);
+    return self->current = &w->loop;
+}
+
+/* A packed stack is looked at before it is left. */
+static CR__COLD void look_at_packed(struct cr__worker *w, struct cr__record *me)
+{
+    bool inner = w->self->current != &me->co; /* it stops in a bare coroutine, on that one's stack */
+    cr__co_check_packed(&me->co, inner ? me->co.stack.top : __builtin_frame_address(0));
+}
+
 /* Before the running coroutine is left: what to switch from, and to. What stops may be a bare coroutine that runs inside it: that one's context is what
- * is left and found again. One that may migrate goes to the loop, which finds it in w->leaving, and knows that it has left. */
+ * is left and found again. One that may migrate, or of which a census is taken, goes to the loop, which finds it in w->leaving, and knows that it has left. One on a packed stack goes to
+ * the loop, since there is no room for what starting the next one takes. */
 __attribute__((always_inline)) static inline struct cr__hop leave(struct cr__self *self, struct cr__worker *w, struct cr__record *me, bool ready)
 {
     struct cr__hop hop = {.from = self->current};
     me->co.below = hop.from;
-    if (CR__UNLIKELY(cr__migrates(w, &me->co))) {
-        w->leaving = &me->co;
-        w->leaving_ready = ready;
-        budget_set(w, budget_of(w) - 1);
-        hop.to = self->current = &w->loop;
-    } else {
-        if (ready)
-            cr__queue_push(&w->ready, &me->co);
-        hop.to = next_context(w, self);
+    bool packed = false;
+    if (CR__UNLIKELY((cr__co_flags(&me->co) & (CR_MIGRATABLE | CR__CO_CHECKED)) != 0)) {
+        packed = cr__co_is_packed(&me->co);
+        if (packed)
+            look_at_packed(w, me);
+        if (cr__migrates(w, &me->co) || w->census) {
+            w->leaving = &me->co;
+            w->leaving_ready = ready;
+            hop.to = to_loop(w, self);
+            return hop;
+        }
     }
+    if (ready)
+        cr__queue_push(&w->ready, &me->co);
+    hop.to = CR__UNLIKELY(packed) ? to_loop(w, self) : next_context(w, self);
     return hop;
 }
 
@@ -533,15 +578,27 @@ CR__COLD void cr__send_stack_home(struct cr__worker *w)
         cr__worker_rouse(home);
 }
 
+/* Of one that is not as most are: whether its stack is none of a pool's. */
+static CR__NOINLINE bool put_unusual(struct cr__worker *w, struct cr__record *me)
+{
+    if (cr__co_kind(&me->co) == CR_STACK_SHARED) {
+        cr__shared_end(&me->co);
+        return true;
+    }
+    if (!cr__co_is_packed(&me->co))
+        return false;
+    cr__co_check_packed(&me->co, __builtin_frame_address(0));
+    cr__packed_put(&w->packed, me->co.stack.top);
+    return true;
+}
+
 /* The stack goes back while we run on it, which stack.h allows: we leave it before anyone else of this worker arrives there. Another worker's
  * waits until we have. */
 static void put_stack(struct cr__worker *w, struct cr__record *me)
 {
     unsigned kind = cr__co_kind(&me->co);
-    if (CR__UNLIKELY(kind == CR_STACK_SHARED)) {
-        cr__shared_end(&me->co);
+    if (CR__UNLIKELY((cr__co_flags(&me->co) & (CR__CO_SHARED | CR__CO_CHECKED)) != 0) && put_unusual(w, me))
         return;
-    }
     struct cr__stack_pool *home = cr__co_top(&me->co)->word;
     if (CR__UNLIKELY(kind == CR_STACK_VIRTUAL))
         cr__freezer_owns(w, me, false);
@@ -614,6 +671,9 @@ static CR__NOINLINE void end_running(struct cr__record *me)
         w = cr__worker_here();
     }
     if (CR__UNLIKELY(me->co.cold != NULL)) {
+        if (cr__co_is_packed(&me->co))
+            cr__co_check_packed(&me->co, __builtin_frame_address(0)); /* while it has its name */
+        w->ended_site = me->co.cold->site;
         cr__co_cold_free(&me->co);
         w = cr__worker_here(); /* the user's destructors ran */
     }
@@ -621,9 +681,14 @@ static CR__NOINLINE void end_running(struct cr__record *me)
     cr__count(&w->counters.ended, 1);
     put_stack(w, me);
     struct cr_co from = {.mode = CR__MODE(CR__CO_ENDED, CR_FPU_SHARED)}; /* nobody comes back to it */
+    bool loops = (cr__co_flags(&me->co) & CR__CO_CHECKED) != 0; /* as in `leave` */
+    if (CR__UNLIKELY(w->census != NULL)) {
+        w->ended_stack = me->co.stack;
+        w->leaving = &w->loop;
+    }
     cr__san_bury(&me->co);
     give_up_record(w, me);
-    struct cr_co *to = next_context(w, cr__self_get());
+    struct cr_co *to = CR__UNLIKELY(loops) ? to_loop(w, cr__self_get()) : next_context(w, cr__self_get());
     uint64_t note = CR__NOTE_ENDED;
     cr__co_switch(&from, to, false, NULL, &note);
     cr__panic("a coroutine was resumed after its end");
@@ -632,11 +697,19 @@ static CR__NOINLINE void end_running(struct cr__record *me)
 /* What has left its stack by switching to the loop: from now on another worker may resume it. */
 static void publish(struct cr__worker *w)
 {
-    struct cr__record *record = cr__record_of(w->leaving);
+    struct cr_co *co = w->leaving;
     w->leaving = NULL;
+    if (CR__UNLIKELY(w->census != NULL)) {
+        if (co == &w->loop) {
+            cr__census_ended(w);
+            return;
+        }
+        cr__census_stopped(w, co, !w->leaving_ready);
+    }
+    struct cr__record *record = cr__record_of(co);
     if (w->leaving_ready)
         cr__ready_here(w, record);
-    else if (cr__park_second(&record->word, CR__LEFT))
+    else if (cr__migrates(w, co) && cr__park_second(&record->word, CR__LEFT))
         cr__ready_here(w, record); /* it has been woken meanwhile */
 }
 
@@ -753,6 +826,8 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
         free_record(w, record);
         return -ENOMEM;
     }
+    if (CR__UNLIKELY(w->census != NULL))
+        cr__census_spawned(w, &record->co);
     w->unstarted++;
     spawned(w, placed, out, where, record);
     return 0;
@@ -774,7 +849,7 @@ int cr__task_spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     record->co.id = w->last_id += w->sched->count;
     record->co.entry = (void (*)(void))frame->at->next;
     record->co.cold = cold;
-    __atomic_store_n(&record->co.mode, CR__MODE(CR__CO_SCHEDULED | CR__CO_TASK, flags & ~(unsigned)CR__CO_KINDS), __ATOMIC_RELAXED);
+    __atomic_store_n(&record->co.mode, CR__MODE(CR__CO_SCHEDULED | CR__CO_TASK, flags & ~(unsigned)(CR__CO_KINDS | CR__CO_CHECKED)), __ATOMIC_RELAXED);
     record->timer.link = NULL;
     record->joiner = NULL;
     memcpy(cr__task_root(record), frame, size_bytes);
@@ -795,32 +870,45 @@ int cr__spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **ou
     return cr__spawn_with(w, placed, out, fn, arg, attr, NULL, NULL);
 }
 
-int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+/* Inlined, so that the caller's address is that of who spawns. */
+__attribute__((always_inline)) static inline int spawn_here(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
 {
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
+    cr__spawns_from_caller(w);
     return cr__spawn(w, NULL, out, fn, arg, attr);
 }
 
-int cr_spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+__attribute__((always_inline)) static inline int spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
 {
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
     if (worker >= w->sched->count)
         return -EINVAL;
+    cr__spawns_from_caller(w);
     return cr__spawn(w, w->sched->workers[worker], out, fn, arg, attr);
+}
+
+int cr_spawn(struct cr_co **out, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    return spawn_here(out, fn, arg, attr);
+}
+
+int cr_spawn_on(struct cr_co **out, unsigned worker, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    return spawn_on(out, worker, fn, arg, attr);
 }
 
 int cr_go(void (*fn)(void *), void *arg)
 {
-    return cr_spawn(NULL, fn, arg, NULL);
+    return spawn_here(NULL, fn, arg, NULL);
 }
 
 int cr_go_on(unsigned worker, void (*fn)(void *), void *arg)
 {
-    return cr_spawn_on(NULL, worker, fn, arg, NULL);
+    return spawn_on(NULL, worker, fn, arg, NULL);
 }
 
 int cr_worker_index(void)
@@ -1014,7 +1102,7 @@ struct cr__leave cr__yield_begin(void)
     struct cr_co *me = self->current, *to = w->ready.head;
     int budget = budget_of(w);
     if (CR__UNLIKELY(!to) || CR__UNLIKELY(!cr__co_in_place(to)) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
-        CR__UNLIKELY((me->mode & CR__MODE(0xff, CR_MIGRATABLE)) != CR__CO_SCHEDULED))
+        CR__UNLIKELY((me->mode & CR__MODE(0xff, CR_MIGRATABLE | CR__CO_CHECKED)) != CR__CO_SCHEDULED))
         return yield_here();
     budget_set(w, budget - 1);
     cr__queue_push(&w->ready, me);
@@ -1098,7 +1186,7 @@ int cr_sleep_until(int64_t deadline_ns)
         return -EPERM;
     int r = cr__wait_begin(w, me, CR__WAIT_SLEEP, NULL, deadline_ns);
     if (r == 0)
-        return cr__wait_suspend(w, me, deadline_ns);
+        return cr__wait_suspend_here(w, me, deadline_ns); /* one frame less for each that sleeps */
     cr__breathe(w);
     return r == -ETIMEDOUT ? 0 : r; /* the time had come before we slept */
 }

@@ -110,6 +110,7 @@ _Static_assert(sizeof(struct cr__record) == 128, "the budget of a coroutine reco
 #define CR__SINCE_SHIFT 20 /* in units of 2^20 ns, about a millisecond: wraps after 52 days */
 
 struct cr__worker;
+struct cr__census; /* census.h */
 struct cr__watch; /* monitor.h */
 
 /* Where outside events come from; filled in by `poll`. */
@@ -178,7 +179,7 @@ struct cr__worker {
     struct cr_co *next;
     struct cr__queue spawned, fresh; /* alone: by the running coroutine; the newest batch before that, as far as it has not started */
     struct cr__wait_node *youngest, *oldest, *aged; /* batches before that (take_batch); the oldest one when it was last looked at */
-    struct cr_co *leaving;       /* may migrate, and has just switched to the loop */
+    struct cr_co *leaving;       /* may migrate, or is looked at for the census, and has just switched to the loop. The loop itself: one that has ended is looked at */
     bool leaving_ready;          /* by yielding */
     struct cr__record *task;     /* whose turn it is: the loop runs it */
     struct cr_co loop;           /* the worker's own stack as a context */
@@ -192,6 +193,7 @@ struct cr__worker {
     struct cr__slab holds;       /* sync's: who reads under which lock */
     struct cr__images images;    /* live bytes of stacks that are not on them */
     struct cr__stack_pool stacks, virtuals;
+    struct cr__packed packed;
     struct cr__shared shared;
     int64_t freeze_after_ns;     /* negative: never */
     bool freezer_begun;
@@ -211,6 +213,10 @@ struct cr__worker {
     int64_t unstarted;           /* spawned here and not started, minus started here and spawned elsewhere: so only the sum says something */
     int64_t stacks_told_bytes;   /* of its stacks, among the runtime's stacks_promised_bytes */
     int64_t live;                /* spawned minus ended here, since it was last added to the runtime's */
+    struct cr__census *census;   /* NULL: none is taken (census.h) */
+    const void *spawned_from;    /* for that: where the call comes from that is about to spawn; */
+    struct cr__stack ended_stack; /* and of which stack, and which site, the one is that has just ended */
+    uint16_t ended_site;
     uint32_t last_id;
     uint32_t default_stack_bytes;
     enum cr_stack_kind default_kind;
@@ -267,6 +273,7 @@ struct cr__sched {
     int64_t slow_ns;             /* negative: nobody is told of slow coroutines */
     _Atomic bool told_not_frozen;
     uint64_t budget_bytes;       /* 0: none */
+    struct cr__census *census;   /* of stacks: NULL: none is taken */
     bool tells_at_quit;          /* SIGQUIT has it write a dump */
     struct cr__watch *watch;     /* who looks at it from outside; NULL: nobody yet. This and what follows: monitor.c's, under its lock */
     bool watched;
@@ -464,6 +471,13 @@ int cr__spawn(struct cr__worker *worker, struct cr__worker *placed, struct cr_co
 int cr__spawn_with(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
                    const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where);
 
+/* In a public call that spawns: the census is to know from where. */
+#define cr__spawns_from_caller(worker) \
+    do { \
+        if (CR__UNLIKELY((worker)->census != NULL)) \
+            (worker)->spawned_from = __builtin_return_address(0); \
+    } while (0)
+
 /* ---- Waiting ------------------------------------------------------------------------------------------------ */
 
 /* A deadline within what bounds all waits of the coroutine: its scope's deadline, its grace. */
@@ -565,6 +579,17 @@ static inline void cr__breathe(struct cr__worker *worker)
     if (CR__UNLIKELY(--worker->io_budget <= 0))
         cr_yield();
 }
+
+/* ---- Pointers that calls are handed (handed.c) --------------------------------------------------------------- */
+
+/* In a checked build: ends the program if it lies on a shared stack, where the running coroutine has nothing. First thing in a public call, for objects, and for
+ * buffers; on threads that are no workers nothing is looked at. */
+#ifdef CR__CHECKED
+void cr__check_handed(const void *ptr, const char *call);
+#define cr__handed(ptr) cr__check_handed(ptr, __func__)
+#else
+#define cr__handed(ptr) ((void)0)
+#endif
 
 /* ---- What lies on shared stacks (bounce.c) ------------------------------------------------------------------- */
 

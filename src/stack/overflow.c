@@ -1,5 +1,6 @@
 /* Stack overflow, explained: faults are taken on an alternate stack per thread, and one that hit a guard
- * ends the program with a message. Other faults go to whoever handled them before.
+ * ends the program with a message. Other faults go to whoever handled them before. Stacks without a guard (packed.h) are looked at now and then, and what that finds
+ * is told by the same handler.
  *
  * The process-wide handler is installed by the first thread that enters and removed by the last one that leaves,
  * under a mutex that no coroutine ever holds. */
@@ -16,6 +17,8 @@
 
 #define ALTERNATE_STACK_BYTES ((size_t)128 << 10) /* a signal frame takes up to 12 KiB; symbolising, most of the rest */
 
+#define FRAMES 12
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned threads_inside;
 static struct sigaction previous_segv, previous_bus;
@@ -26,17 +29,47 @@ struct entry {
     void *alternate; /* NULL: the thread had one already, which serves */
 };
 
-static void explain(const struct cr__stack *stack, void *ucontext)
+/* found: when it was seen. */
+static void explain(const struct cr__stack *stack, const struct cr__stack_user *user, const char *found, void *ucontext)
+{
+    char entry[128] = "?";
+    if (user->entry)
+        cr__symbol_of(user->entry, entry, sizeof(entry));
+    cr__report(STDERR_FILENO, "crore: stack overflow: coroutine %u \"%s\" ran off its %s stack of %u bytes%s\n", user->id,
+               user->name && *user->name ? user->name : entry, user->kind ? user->kind : "static", stack->size_bytes, found);
+    cr__backtrace_report(STDERR_FILENO, ucontext, FRAMES);
+    cr__report(STDERR_FILENO, "       give it more with struct cr_attr's stack_size_bytes\n");
+}
+
+static void explain_guard(const struct cr__stack *stack, void *ucontext)
 {
     struct cr__stack_user user = {0};
     cr__stack_describe *describe = atomic_load(&describe_user);
-    char entry[128] = "?";
-    if (describe && describe(&user) && user.entry)
-        cr__symbol_of(user.entry, entry, sizeof(entry));
-    cr__report(STDERR_FILENO, "crore: stack overflow: coroutine %u \"%s\" ran off its %s stack of %u bytes\n", user.id,
-               user.name && *user.name ? user.name : entry, user.kind ? user.kind : "static", stack->size_bytes);
-    cr__backtrace_report(STDERR_FILENO, ucontext, 8);
-    cr__report(STDERR_FILENO, "       give it more with struct cr_attr's stack_size_bytes\n");
+    if (!describe || !describe(&user))
+        user = (struct cr__stack_user){0};
+    explain(stack, &user, "", ucontext);
+}
+
+/* What cr__stack_overflowed has found. On the stack that has been run off there is no room to say so: it sends its thread SIGSEGV. */
+static struct {
+    _Atomic int tid; /* whose it is: 0: nobody's yet */
+    struct cr__stack stack;
+    struct cr__stack_user user;
+} found;
+
+void cr__stack_overflowed(const struct cr__stack *stack, const struct cr__stack_user *user)
+{
+    int nobody = 0, me = cr__os_tid();
+    if (atomic_compare_exchange_strong(&found.tid, &nobody, -1)) {
+        found.stack = *stack;
+        found.user = *user;
+        atomic_store(&found.tid, me);
+    } else {
+        for (;;) /* another thread is about to end the program */
+            pause();
+    }
+    cr__os_tgkill(me, SIGSEGV);
+    abort(); /* the program handles SIGSEGV itself */
 }
 
 static void pass_on(int signo, siginfo_t *info, void *ucontext)
@@ -73,7 +106,11 @@ static void on_fault(int signo, siginfo_t *info, void *ucontext)
     if (withheld && !executes(info->si_addr, ucontext) && cr__virtual_fault(info->si_addr))
         return;
     if (info->si_code > 0 && cr__stack_guard_hit(info->si_addr, &stack)) {
-        explain(&stack, ucontext);
+        explain_guard(&stack, ucontext);
+        abort();
+    }
+    if (info->si_code <= 0 && atomic_load(&found.tid) == cr__os_tid()) {
+        explain(&found.stack, &found.user, ", as is seen here:", ucontext);
         abort();
     }
     pass_on(signo, info, ucontext);

@@ -22,6 +22,7 @@
 
 #include "arch/arch.h"
 #include "base/base.h"
+#include "stack/packed.h"
 #include "stack/virtual.h"
 
 #define CR__STACK_DEFAULT_BYTES (64u * 1024)
@@ -36,7 +37,7 @@
 /* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
 struct cr__stack {
     char *top;           /* NULL: none */
-    uint32_t size_bytes; /* as asked for, rounded up to pages: names the class */
+    uint32_t size_bytes; /* as asked for, rounded up to pages: names the class; CR__PACKED_BYTES: none of a pool's (packed.h) */
     uint32_t image;      /* where its live bytes are while they are not on it (mem's handle); 0: they are */
 };
 
@@ -147,6 +148,9 @@ struct cr__stack_user {
     void *entry;
 };
 typedef bool cr__stack_describe(struct cr__stack_user *out);
+
+/* Ends the program: user has run off a stack without a guard, which a look has shown. Needs some hundred bytes of stack: what it says is said on the alternate one. */
+__attribute__((noreturn)) CR__COLD void cr__stack_overflowed(const struct cr__stack *stack, const struct cr__stack_user *user);
 
 /* Makes the calling thread take its faults on an alternate stack and the process explain overflows. Undo with _leave on
  * the same thread. 0 or -ENOMEM. */

@@ -377,6 +377,8 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
 
 char *cr__stack_low(struct cr__stack stack)
 {
+    if (stack.size_bytes == CR__PACKED_BYTES)
+        return cr__packed_low(stack.top);
     /* the slot's end is the next page boundary: colours are less than a page */
     char *end = (char *)cr__round_up((uintptr_t)stack.top, 4096);
     return end - stack.size_bytes;

@@ -57,6 +57,7 @@ static void *place(const struct cr_broadcast *b, uint64_t number)
 
 int cr_broadcast_send(struct cr_broadcast *b, const void *item)
 {
+    cr__handed(item);
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
@@ -87,6 +88,7 @@ int cr_broadcast_close(struct cr_broadcast *b)
 
 void cr_broadcast_subscribe(struct cr_broadcast *b, struct cr_subscriber *s)
 {
+    cr__handed(s);
     cr__spin_lock(cr__spin_of(&b->spin));
     *s = (struct cr_subscriber){b, b->sent};
     cr__spin_unlock(cr__spin_of(&b->spin));
@@ -144,6 +146,8 @@ static int recv_end(struct cr__record *me, struct cr_broadcast *b, int r)
 
 int64_t cr_broadcast_recv_until(struct cr_subscriber *s, void *item, int64_t deadline_ns)
 {
+    cr__handed(s);
+    cr__handed(item);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
@@ -159,6 +163,8 @@ int64_t cr_broadcast_recv_until(struct cr_subscriber *s, void *item, int64_t dea
 
 int64_t cr_task_broadcast_recv(struct cr_task *task, struct cr_subscriber *s, void *item, int64_t deadline_ns)
 {
+    cr__handed(s);
+    cr__handed(item);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_BROADCAST));
     bool again = leaf.turn == CR__RESUMES;
     if (leaf.turn == CR__BREATHES)
@@ -170,11 +176,15 @@ int64_t cr_task_broadcast_recv(struct cr_task *task, struct cr_subscriber *s, vo
 
 int64_t cr_broadcast_recv(struct cr_subscriber *s, void *item)
 {
+    cr__handed(s);
+    cr__handed(item);
     return cr_broadcast_recv_until(s, item, CR_FOREVER);
 }
 
 int64_t cr_broadcast_recv_try(struct cr_subscriber *s, void *item)
 {
+    cr__handed(s);
+    cr__handed(item);
     int64_t got = cr_broadcast_recv_until(s, item, CR__NOW);
     return got == -ETIMEDOUT || got == -ECANCELED ? -EAGAIN : got;
 }

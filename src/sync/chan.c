@@ -272,36 +272,43 @@ __attribute__((always_inline)) static inline int receive(struct cr_chan *chan, v
 
 int cr_chan_send_until(struct cr_chan *chan, const void *item, int64_t deadline_ns)
 {
+    cr__handed(item);
     return send(chan, item, deadline_ns);
 }
 
 int cr_chan_recv_until(struct cr_chan *chan, void *item, int64_t deadline_ns)
 {
+    cr__handed(item);
     return receive(chan, item, deadline_ns);
 }
 
 int cr_chan_send(struct cr_chan *chan, const void *item)
 {
+    cr__handed(item);
     return send(chan, item, CR_FOREVER);
 }
 
 int cr_chan_send_try(struct cr_chan *chan, const void *item)
 {
+    cr__handed(item);
     return cr__try(cr_chan_send_until(chan, item, CR__NOW), -EAGAIN);
 }
 
 int cr_chan_recv(struct cr_chan *chan, void *item)
 {
+    cr__handed(item);
     return receive(chan, item, CR_FOREVER);
 }
 
 int cr_chan_recv_try(struct cr_chan *chan, void *item)
 {
+    cr__handed(item);
     return cr__try(cr_chan_recv_until(chan, item, CR__NOW), -EAGAIN);
 }
 
 int cr_task_chan_send(struct cr_task *task, struct cr_chan *chan, const void *item, int64_t deadline_ns)
 {
+    cr__handed(item);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_SEND));
     if (leaf.turn == CR__BREATHES)
         return CR_WAITS;
@@ -316,6 +323,7 @@ int cr_task_chan_send(struct cr_task *task, struct cr_chan *chan, const void *it
 
 int cr_task_chan_recv(struct cr_task *task, struct cr_chan *chan, void *item, int64_t deadline_ns)
 {
+    cr__handed(item);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_RECV));
     if (leaf.turn == CR__BREATHES)
         return CR_WAITS;

@@ -17,6 +17,7 @@ static inline int sem_begin(struct cr__worker *w, struct cr__record *me, struct 
 
 int cr_sem_wait_until(struct cr_sem *sem, int64_t deadline_ns)
 {
+    cr__handed(sem);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
@@ -26,22 +27,26 @@ int cr_sem_wait_until(struct cr_sem *sem, int64_t deadline_ns)
 
 int cr_task_sem_wait(struct cr_task *task, struct cr_sem *sem, int64_t deadline_ns)
 {
+    cr__handed(sem);
     CR__LEAF_AT(task, &sem->_spin, &sem->_waiters, CR__KIND_BIT(CR__WAIT_SEM), deadline_ns,
                 sem_begin(leaf.worker, leaf.me, sem, deadline_ns));
 }
 
 int cr_sem_wait(struct cr_sem *sem)
 {
+    cr__handed(sem);
     return cr_sem_wait_until(sem, CR_FOREVER);
 }
 
 int cr_sem_wait_try(struct cr_sem *sem)
 {
+    cr__handed(sem);
     return cr__try(cr_sem_wait_until(sem, CR__NOW), -EBUSY);
 }
 
 int cr_sem_post(struct cr_sem *sem, unsigned n)
 {
+    cr__handed(sem);
     struct cr__worker *w = cr__worker_here();
     struct cr__record *record;
     struct cr__woken woken = {0};
@@ -78,6 +83,7 @@ static inline _Atomic int64_t *count_of(struct cr_waitgroup *group)
 /* Ordinary steps are one atomic operation. The one to 0 is taken under the lock: who sees 0 there may free the group, since whoever brought it to 0 has let go. */
 int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
 {
+    cr__handed(group);
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
@@ -112,6 +118,7 @@ int cr_waitgroup_add(struct cr_waitgroup *group, int64_t n)
 
 int cr_waitgroup_done(struct cr_waitgroup *group)
 {
+    cr__handed(group);
     return cr_waitgroup_add(group, -1);
 }
 
@@ -126,6 +133,7 @@ static inline int waitgroup_begin(struct cr__worker *w, struct cr__record *me, s
 
 int cr_waitgroup_wait_until(struct cr_waitgroup *group, int64_t deadline_ns)
 {
+    cr__handed(group);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
@@ -135,17 +143,20 @@ int cr_waitgroup_wait_until(struct cr_waitgroup *group, int64_t deadline_ns)
 
 int cr_task_waitgroup_wait(struct cr_task *task, struct cr_waitgroup *group, int64_t deadline_ns)
 {
+    cr__handed(group);
     CR__LEAF_AT(task, &group->_spin, &group->_waiters, CR__KIND_BIT(CR__WAIT_GROUP), deadline_ns,
                 waitgroup_begin(leaf.worker, leaf.me, group, deadline_ns));
 }
 
 int cr_waitgroup_wait(struct cr_waitgroup *group)
 {
+    cr__handed(group);
     return cr_waitgroup_wait_until(group, CR_FOREVER);
 }
 
 int cr_waitgroup_wait_try(struct cr_waitgroup *group)
 {
+    cr__handed(group);
     return cr__try(cr_waitgroup_wait_until(group, CR__NOW), -EBUSY);
 }
 
@@ -198,6 +209,7 @@ static inline int once_begin(struct cr__worker *w, struct cr__record *me, struct
 
 int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
 {
+    cr__handed(once);
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
     if (!me)
@@ -207,12 +219,14 @@ int cr_once_until(struct cr_once *once, void (*fn)(void *), void *arg, int64_t d
 
 int cr_task_once(struct cr_task *task, struct cr_once *once, void (*fn)(void *), void *arg, int64_t deadline_ns)
 {
+    cr__handed(once);
     CR__LEAF_AT(task, &once->_spin, &once->_waiters, CR__KIND_BIT(CR__WAIT_ONCE), deadline_ns,
                 once_begin(leaf.worker, leaf.me, once, fn, arg, deadline_ns));
 }
 
 int cr_once(struct cr_once *once, void (*fn)(void *), void *arg)
 {
+    cr__handed(once);
     return cr_once_until(once, fn, arg, CR_FOREVER);
 }
 
@@ -256,6 +270,7 @@ static int barrier_end(struct cr__record *me, struct cr_barrier *b, int r)
 
 int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
 {
+    cr__handed(b);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
@@ -266,6 +281,7 @@ int cr_barrier_wait_until(struct cr_barrier *b, unsigned parties, int64_t deadli
 
 int cr_task_barrier_wait(struct cr_task *task, struct cr_barrier *b, unsigned parties, int64_t deadline_ns)
 {
+    cr__handed(b);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_BARRIER));
     if (leaf.turn == CR__BREATHES)
         return CR_WAITS;
@@ -276,5 +292,6 @@ int cr_task_barrier_wait(struct cr_task *task, struct cr_barrier *b, unsigned pa
 
 int cr_barrier_wait(struct cr_barrier *b, unsigned parties)
 {
+    cr__handed(b);
     return cr_barrier_wait_until(b, parties, CR_FOREVER);
 }

@@ -183,6 +183,7 @@ static CR__NOINLINE int lock_slowly(struct cr__worker *w, struct attempt a)
 
 int cr_mutex_lock_until(struct cr_mutex *m, int64_t deadline_ns)
 {
+    cr__handed(m);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
@@ -196,6 +197,7 @@ int cr_mutex_lock_until(struct cr_mutex *m, int64_t deadline_ns)
 
 int cr_mutex_lock(struct cr_mutex *m)
 {
+    cr__handed(m);
     return cr_mutex_lock_until(m, CR_FOREVER);
 }
 
@@ -244,6 +246,7 @@ static int leaf_lock(const struct cr__leaf *leaf, struct attempt *a)
 
 int cr_task_mutex_lock(struct cr_task *task, struct cr_mutex *m, int64_t deadline_ns)
 {
+    cr__handed(m);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_MUTEX));
     struct attempt a = {.m = m, .me = leaf.me, .deadline_ns = deadline_ns};
     if (leaf.turn == CR__BREATHES)
@@ -253,6 +256,7 @@ int cr_task_mutex_lock(struct cr_task *task, struct cr_mutex *m, int64_t deadlin
 
 int cr_mutex_lock_try(struct cr_mutex *m)
 {
+    cr__handed(m);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, CR__NOW);
     if (!me)
@@ -321,6 +325,7 @@ static CR__NOINLINE void unlock_slowly(struct cr__worker *w, struct cr_mutex *m)
 
 int cr_mutex_unlock(struct cr_mutex *m)
 {
+    cr__handed(m);
     struct cr__worker *w;
     struct cr__record *me = cr__acting(&w);
     if (!me || cr__mutex_owner(m) != &me->co)
@@ -367,6 +372,8 @@ static int cond_begin(struct cr__worker *w, struct cr__record *me, struct cr_con
 
 int cr_cond_wait_until(struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
 {
+    cr__handed(cond);
+    cr__handed(m);
     struct cr__worker *w;
     struct cr__record *me = cr__running(&w);
     if (!me)
@@ -390,6 +397,8 @@ static int cond_over(struct cr__record *me)
 
 int cr_task_cond_wait(struct cr_task *task, struct cr_cond *cond, struct cr_mutex *m, int64_t deadline_ns)
 {
+    cr__handed(cond);
+    cr__handed(m);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_COND) | CR__KIND_BIT(CR__WAIT_MUTEX));
     struct attempt a = {.m = m, .me = leaf.me, .deadline_ns = CR_FOREVER, .manner = CR__INSISTING};
     if (leaf.turn == CR__BREATHES)
@@ -410,6 +419,8 @@ int cr_task_cond_wait(struct cr_task *task, struct cr_cond *cond, struct cr_mute
 
 int cr_cond_wait(struct cr_cond *cond, struct cr_mutex *m)
 {
+    cr__handed(cond);
+    cr__handed(m);
     return cr_cond_wait_until(cond, m, CR_FOREVER);
 }
 
@@ -432,10 +443,12 @@ static void wake_waiters(struct cr_cond *cond, bool all)
 
 void cr_cond_signal(struct cr_cond *cond)
 {
+    cr__handed(cond);
     wake_waiters(cond, false);
 }
 
 void cr_cond_broadcast(struct cr_cond *cond)
 {
+    cr__handed(cond);
     wake_waiters(cond, true);
 }

@@ -218,46 +218,55 @@ static int rwlock_leaf(struct cr_task *task, struct cr_rwlock *l, bool to_write,
 
 int cr_task_rwlock_rdlock(struct cr_task *task, struct cr_rwlock *l, int64_t deadline_ns)
 {
+    cr__handed(l);
     return rwlock_leaf(task, l, false, deadline_ns);
 }
 
 int cr_task_rwlock_wrlock(struct cr_task *task, struct cr_rwlock *l, int64_t deadline_ns)
 {
+    cr__handed(l);
     return rwlock_leaf(task, l, true, deadline_ns);
 }
 
 int cr_rwlock_rdlock_until(struct cr_rwlock *l, int64_t deadline_ns)
 {
+    cr__handed(l);
     return rwlock(l, false, deadline_ns);
 }
 
 int cr_rwlock_rdlock(struct cr_rwlock *l)
 {
+    cr__handed(l);
     return rwlock(l, false, CR_FOREVER);
 }
 
 int cr_rwlock_rdlock_try(struct cr_rwlock *l)
 {
+    cr__handed(l);
     return cr__try(rwlock(l, false, CR__NOW), -EBUSY);
 }
 
 int cr_rwlock_wrlock_until(struct cr_rwlock *l, int64_t deadline_ns)
 {
+    cr__handed(l);
     return rwlock(l, true, deadline_ns);
 }
 
 int cr_rwlock_wrlock(struct cr_rwlock *l)
 {
+    cr__handed(l);
     return rwlock(l, true, CR_FOREVER);
 }
 
 int cr_rwlock_wrlock_try(struct cr_rwlock *l)
 {
+    cr__handed(l);
     return cr__try(rwlock(l, true, CR__NOW), -EBUSY);
 }
 
 int cr_rwlock_unlock(struct cr_rwlock *l)
 {
+    cr__handed(l);
     struct cr__worker *w;
     struct cr__record *me = cr__acting(&w);
     if (!me)

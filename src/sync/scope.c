@@ -249,9 +249,18 @@ static int spawn(struct cr_scope *scope, const struct body *body, const struct c
     return r;
 }
 
+/* Inlined, so that the census knows who spawns. */
+__attribute__((always_inline)) static inline int spawn_from_here(struct cr_scope *scope, void (*fn)(void *), void *arg, const struct cr_attr *attr)
+{
+    struct cr__worker *w = cr__worker_here();
+    if (w)
+        cr__spawns_from_caller(w);
+    return spawn(scope, &(struct body){.fn = fn, .arg = arg}, attr);
+}
+
 int cr_scope_spawn(struct cr_scope *scope, void (*fn)(void *), void *arg, const struct cr_attr *attr)
 {
-    return spawn(scope, &(struct body){.fn = fn, .arg = arg}, attr);
+    return spawn_from_here(scope, fn, arg, attr);
 }
 
 int cr_scope_spawn_task(struct cr_scope *scope, const struct cr_task *frame, size_t size_bytes, const struct cr_attr *attr)
@@ -261,7 +270,7 @@ int cr_scope_spawn_task(struct cr_scope *scope, const struct cr_task *frame, siz
 
 int cr_scope_go(struct cr_scope *scope, void (*fn)(void *), void *arg)
 {
-    return cr_scope_spawn(scope, fn, arg, NULL);
+    return spawn_from_here(scope, fn, arg, NULL);
 }
 
 /* All members, and down the tree. */

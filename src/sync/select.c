@@ -169,8 +169,22 @@ static int begin(struct cr__worker *w, struct cr__record *me, struct cr_case *ca
     return r;
 }
 
+/* In a checked build: the list, and all items. */
+#ifdef CR__CHECKED
+static void check_cases_handed(const struct cr_case *cases, int count, const char *call)
+{
+    cr__check_handed(cases, call);
+    for (int i = 0; i < count; i++)
+        cr__check_handed(cases[i].item, call);
+}
+#define cr__handed_cases(cases, count) check_cases_handed(cases, count, __func__)
+#else
+#define cr__handed_cases(cases, count) ((void)0)
+#endif
+
 int cr_select_until(struct cr_case *cases, int count, int64_t deadline_ns)
 {
+    cr__handed_cases(cases, count);
     struct cr__worker *w;
     struct cr__record *me = cr__enter(&w, deadline_ns);
     if (!me)
@@ -181,6 +195,7 @@ int cr_select_until(struct cr_case *cases, int count, int64_t deadline_ns)
 
 int cr_task_select(struct cr_task *task, struct cr_case *cases, int count, int64_t deadline_ns)
 {
+    cr__handed_cases(cases, count);
     struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_SELECT));
     if (leaf.turn == CR__BREATHES)
         return CR_WAITS;
@@ -191,10 +206,12 @@ int cr_task_select(struct cr_task *task, struct cr_case *cases, int count, int64
 
 int cr_select(struct cr_case *cases, int count)
 {
+    cr__handed_cases(cases, count);
     return cr_select_until(cases, count, CR_FOREVER);
 }
 
 int cr_select_try(struct cr_case *cases, int count)
 {
+    cr__handed_cases(cases, count);
     return cr__try(cr_select_until(cases, count, CR__NOW), -EAGAIN);
 }
