@@ -73,13 +73,13 @@ def test_steady_memory():
     with tempfile.TemporaryDirectory() as folder:
         log = os.path.join(folder, "calls")
         calls = "mmap,munmap,mremap,brk,madvise"
-        result = subprocess.run(["strace", "-f", "-ttt", "-o", log, "-e", "trace=" + calls + ",accept4", CRORE, "demo", "--connections", "500", "--duration", "4s"],
+        result = subprocess.run(["strace", "-f", "-ttt", "-o", log, "-e", "trace=" + calls + ",accept4", CRORE, "demo", "--connections", "500", "--duration", "8s"],
                                 capture_output=True, text=True, timeout=100)
         assert result.returncode == 0, result
         with open(log) as file:
             lines = [line.split(None, 2) for line in file]
     accepted = [float(when) for _, when, call in lines if "accept4" in call and re.search(r"= \d+$", call.strip())]
-    steady = accepted[-1] + 1
+    steady = accepted[-1] + 4.5 # what opening them took, and holding does not, has gone back by then
     memory = [call for _, when, call in lines if steady < float(when) < steady + 2.5 and call.split("(")[0] in calls.split(",")]
     assert len(accepted) == 500 and len(lines) > 550 and not memory, (len(accepted), memory)
 
