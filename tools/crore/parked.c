@@ -84,16 +84,16 @@ static uint64_t mix(uint64_t x)
     return x;
 }
 
-static void fill(uint64_t *locals, uint64_t number)
+static void fill(uint64_t *locals, uint64_t words, uint64_t number)
 {
-    for (uint64_t i = 0; i < LOCALS_WORDS; i++)
+    for (uint64_t i = 0; i < words; i++)
         locals[i] = mix(number * LOCALS_WORDS + i);
 }
 
-static void judge(const uint64_t *locals, uint64_t number, int result)
+static void judge(const uint64_t *locals, uint64_t words, uint64_t number, int result)
 {
     bool good = result == 0;
-    for (uint64_t i = 0; i < LOCALS_WORDS; i++)
+    for (uint64_t i = 0; i < words; i++)
         good &= locals[i] == mix(number * LOCALS_WORDS + i);
     *(good ? &parked.good : &parked.wrong) += 1;
 }
@@ -101,30 +101,33 @@ static void judge(const uint64_t *locals, uint64_t number, int result)
 static void wait_on_stack(void *number)
 {
     uint64_t locals[LOCALS_WORDS];
-    fill(locals, (uintptr_t)number);
+    fill(locals, LOCALS_WORDS, (uintptr_t)number);
     __asm__ volatile("" : : "r"(locals) : "memory"); /* they are made, and lie in memory, */
     parked.parked++;
     int r = cr_park();
     __asm__ volatile("" : : "r"(locals) : "memory"); /* until here */
-    judge(locals, (uintptr_t)number, r);
+    judge(locals, LOCALS_WORDS, (uintptr_t)number, r);
 }
 
 #if WITH_TASKS
+/* All that it keeps are its locals: as many bytes as a stack's. */
+#define FRAME_WORDS (LOCALS_WORDS - 2)
 struct waiting {
     struct cr_task task;
-    uint64_t number, locals[LOCALS_WORDS];
-    int result;
+    uint64_t number, locals[FRAME_WORDS];
+    int64_t result;
 };
+_Static_assert(sizeof(struct waiting) == sizeof(struct cr_task) + LOCALS_WORDS * 8, "as many");
 
 /* Parks by a sleep without end, and is woken by being cancelled. */
 static int wait_in_frame(struct cr_task *task)
 {
     struct waiting *me = (struct waiting *)(void *)task;
     CR_TASK_BEGIN(task, wait_in_frame);
-    fill(me->locals, me->number);
+    fill(me->locals, FRAME_WORDS, me->number);
     parked.parked++;
     CR_AWAIT(me->result, cr_task_sleep(task, CR_FOREVER));
-    judge(me->locals, me->number, me->result == -ECANCELED ? 0 : me->result);
+    judge(me->locals, FRAME_WORDS, me->number, me->result == -ECANCELED ? 0 : (int)me->result);
     return 0;
 }
 
