@@ -278,7 +278,9 @@ __attribute__((noinline)) static void spawns_here(void)
 __attribute__((noinline)) static void spawns_there(void)
 {
     struct cr_scope *scope;
-    for (int i = 0; i < 3; i++)
+    int count = 3;
+    __asm__("" : "+r"(count)); /* or a compiler makes three places of it */
+    for (int i = 0; i < count; i++)
         CHECK_EQ(cr_go(does_nothing, NULL), 0);
     CHECK_EQ(cr_scope_open(&scope, CR_FOREVER), 0);
     CHECK_EQ(cr_scope_go(scope, does_nothing, NULL), 0);
