@@ -29,7 +29,7 @@ enum cr_attr_flags {
 /* Packed stacks: static ones of 2 KiB, side by side, without a guard. For those who name both, CR_STACK_STATIC and a size from 1 to this, in the same struct cr_attr; who
  * leaves either to a default gets a page or more. Each time its coroutine parks or yields, and when it ends, it is seen whether it has run off its stack (a bare one: when it is
  * resumed the next time, and when it ends); then the program ends with a report. By then it may have overwritten another one's locals. So this is for code whose
- * depth is known: link with -z now, and see docs/stacks.md for what does not fit. Builds with sanitizers or without optimization, and valgrind, get a page. */
+ * depth is known: link with -z now, and see docs/stacks.md for what does not fit. Builds with sanitizers or without optimization, and valgrind, get 16 KiB, guarded. */
 #define CR_STACK_PACKED_BYTES 2048
 
 /* Zeroed means default, field by field. Read during the call only; the caller may discard it after. */

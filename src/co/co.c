@@ -19,9 +19,9 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
 #endif
     unsigned own = kind == CR_STACK_SHARED ? attr->flags & ~(unsigned)CR_MIGRATABLE : attr->flags; /* its stack is a certain worker's */
     *flags = own | (kind - CR_STACK_STATIC) << CR__CO_KIND_SHIFT;
-    if (attr->stack == CR_STACK_STATIC && attr->stack_size_bytes - 1 < CR__PACKED_BYTES && cr__packed_usable()) { /* by who says so, never by a default */
-        *flags |= CR__CO_CHECKED;
-        *stack_bytes = CR__PACKED_BYTES;
+    if (attr->stack == CR_STACK_STATIC && attr->stack_size_bytes - 1 < CR__PACKED_BYTES) { /* by who says so, never by a default */
+        *flags |= cr__packed_usable() ? CR__CO_CHECKED : 0;
+        *stack_bytes = cr__packed_usable() ? CR__PACKED_BYTES : CR__PACKED_ELSE_BYTES;
         return 0;
     }
     *stack_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);

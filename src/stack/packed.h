@@ -24,6 +24,7 @@
 #define CR__PACKED_BYTES ((uint32_t)CR_STACK_PACKED_BYTES) /* what it is called, and what it takes of a budget */
 #define CR__PACKED_ROOM_BYTES 1984u /* what there is, the canary and CR__ARCH_TOP_BYTES included */
 #define CR__PACKED_CANARY_WORDS 4
+#define CR__PACKED_ELSE_BYTES 16384 /* where it is not usable: guarded; frames are larger there */
 
 struct cr__packed {
     struct cr__slab slab;

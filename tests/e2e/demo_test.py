@@ -42,7 +42,7 @@ def test_holds():
 
 def test_parked_kinds():
     """parked coroutines of each kind of stack are all spawned, woken once each, verified, and end"""
-    for kind in ("static", "virtual", "shared", "stackless"):
+    for kind in ("virtual", "shared", "stackless", *([] if sanitized(CRORE) else ["static"])): # whose 4 KiB hold no sanitizer's frames
         result = demo("--parked", "3000", "--stack", kind)
         assert result.returncode == 0, (kind, result)
         assert f"3000 coroutines, {kind}, " in result.stdout and "3000 locals right, 0 wrong, 0 lost: good" in result.stdout, (kind, result.stdout)
