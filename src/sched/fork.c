@@ -15,7 +15,6 @@ static void in_child(void)
 {
     if (atomic_load_explicit(&runtimes, memory_order_relaxed) == 0)
         return;
-    cr__virtual_forget();
     atomic_store_explicit(&forked, true, memory_order_relaxed);
     struct cr__worker *worker = cr__worker_here();
     struct cr__sched *sched = worker ? worker->sched : cr__pool_here();

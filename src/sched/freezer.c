@@ -1,6 +1,5 @@
 /* Which virtual stacks are frozen, and when: those of coroutines that have been parked on this worker for longer than a limit, or at all when the memory budget is
- * nearly used up. A hand goes round the
- * worker's slots in the order of their addresses, some at each turn of the loop, so that neighbours are frozen by one call.
+ * nearly used up. A hand goes round the worker's slots in the order of their addresses, some at each turn of the loop, so that neighbours are frozen by one call.
  *
  * Not frozen: one that may migrate (another worker could resume it meanwhile), that waits inside a bare coroutine, or that waits for a thread or the kernel to
  * be done with what may lie on its stack. Claims may come from anywhere while its stack is being frozen; only this worker resumes it, and it thaws it first. */

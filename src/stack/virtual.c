@@ -32,6 +32,7 @@ static size_t size, used;
 static _Atomic uintptr_t *chunks; /* one for each unit: whose it is, or 0; of a range that has been given back, the first one has GAP, and the list's next */
 static _Atomic int uffd = -1;
 static int pidfd = -1; /* our own: for one call that advises on several ranges */
+static bool forgotten; /* in a child of fork: these two are to be opened anew */
 static const char *why_not;
 
 #define GAP ((uintptr_t)1)
@@ -44,6 +45,16 @@ static int register_range(int fd, void *addr, size_t size_bytes)
 {
     struct uffdio_register range = {.range = {(uintptr_t)addr, size_bytes}, .mode = UFFDIO_REGISTER_MODE_WP};
     return cr__os_ioctl(fd, UFFDIO_REGISTER, &range);
+}
+
+/* Tried on a page that nobody has yet. */
+static bool guards_many(void)
+{
+    struct iovec page = {base, PAGE_BYTES};
+    pidfd = cr__os_pidfd_self();
+    if (pidfd >= 0 && cr__os_advise_many(pidfd, &page, 1, MADV_GUARD_INSTALL) == (ssize_t)PAGE_BYTES)
+        return cr__mem_advise(base, PAGE_BYTES, MADV_GUARD_REMOVE) == 0;
+    return false;
 }
 
 static const char *open_uffd(void)
@@ -65,13 +76,25 @@ static const char *open_uffd(void)
         why = "the kernel does not register the reservation";
     else if (!cr__stack_guards_light(base))
         why = "the kernel has no lightweight guards (Linux 6.13)";
-    else if ((pidfd = cr__os_pidfd_self()) < 0)
-        why = "the process can't have a pidfd of its own";
+    else if (!guards_many())
+        why = "the kernel does not guard several ranges by one call (process_madvise)";
     if (why)
         cr__os_close(fd);
     else
         atomic_store_explicit(&uffd, fd, memory_order_release);
     return why;
+}
+
+/* In a child of fork: the parent's descriptor would change the parent's memory. */
+static void forget(void)
+{
+    int fd = atomic_exchange_explicit(&uffd, -1, memory_order_relaxed);
+    if (fd >= 0)
+        cr__os_close(fd);
+    if (pidfd >= 0)
+        cr__os_close(pidfd);
+    pidfd = -1;
+    forgotten = true;
 }
 
 static void set_up(void)
@@ -89,24 +112,19 @@ static void set_up(void)
     base = (char *)cr__round_up((uintptr_t)addr, UNIT_BYTES);
     size = bytes - UNIT_BYTES;
     cr__mem_advise(base, size, MADV_NOHUGEPAGE);
-    why_not = open_uffd();
+    why_not = pthread_atfork(NULL, NULL, forget) == 0 ? open_uffd() : "there is no memory";
 }
 
 bool cr__virtual_freezes(const char **why)
 {
     pthread_once(&once, set_up);
+    pthread_mutex_lock(&lock);
+    if (forgotten && base)
+        why_not = open_uffd();
+    forgotten = false;
     *why = why_not;
-    return !why_not;
-}
-
-void cr__virtual_forget(void)
-{
-    int fd = atomic_exchange_explicit(&uffd, -1, memory_order_relaxed);
-    if (fd >= 0)
-        cr__os_close(fd); /* it would change the parent's memory */
-    if (pidfd >= 0)
-        cr__os_close(pidfd);
-    pidfd = -1;
+    pthread_mutex_unlock(&lock);
+    return !*why;
 }
 
 /* ---- Chunks -------------------------------------------------------------------------------------------------- */
@@ -191,8 +209,9 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
     int r = cr__os_map_over(addr, size_bytes) /* without its page tables */;
     if (r == 0) {
         cr__mem_advise(addr, size_bytes, MADV_NOHUGEPAGE);
-        if (!why_not)
-            r = register_range(atomic_load_explicit(&uffd, memory_order_relaxed), addr, size_bytes);
+        int fd = atomic_load_explicit(&uffd, memory_order_relaxed);
+        if (fd >= 0)
+            r = register_range(fd, addr, size_bytes);
     }
     cr__mem_uncount(CR__MEM_STACKS, size_bytes);
     if (r < 0)
@@ -202,9 +221,9 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- Freezing ------------------------------------------------------------------------------------------------ */
+/* ---- A stack, and its live bytes ------------------------------------------------------------------------------ */
 
-static char *page_of(char *addr)
+static char *page_of(const char *addr)
 {
     return (char *)((uintptr_t)addr & ~(PAGE_BYTES - 1));
 }
@@ -233,7 +252,7 @@ static int fill(char *page, const char *bytes)
     do
         r = cr__os_ioctl(atomic_load_explicit(&uffd, memory_order_relaxed), UFFDIO_COPY, &copy);
     while (r == -EAGAIN); /* the kernel was changing the mapping */
-    return r == -EEXIST ? 0 : r; /* an attempt before that lacked memory for another page */
+    return r == -EEXIST ? 0 : r; /* by an attempt before, which lacked memory for another page */
 }
 
 /* Puts live bytes back where the state is THAWING, or FREEZING. staged: a page. 0; -ENOMEM: all is as it was, or nearer to its place. */
@@ -252,6 +271,8 @@ static int thaw(struct cr__slot *slot, char *top, char *staged)
     }
     return 0;
 }
+
+/* ---- Freezing ------------------------------------------------------------------------------------------------ */
 
 bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top)
 {
@@ -333,13 +354,17 @@ __attribute__((no_sanitize("address", "thread"))) static void copy(char *to, con
     __builtin_memcpy(to, from, bytes);
 }
 
-/* One that is not frozen after all. */
-static CR__COLD void put_back(struct cr__freezing *f, unsigned i, bool dropped)
+/* Of one that is not guarded, while nobody can touch it: a page that somebody had touched would stay as it is. What has been dropped is free memory, but another one may have taken it for
+ * a moment. */
+static CR__COLD void fill_again(struct cr__slot *slot, char *top)
 {
-    struct cr__slot *slot = f->stacks[i].slot;
     char staged[CR__STAGED_BYTES];
-    while (dropped && thaw(slot, f->stacks[i].top, staged) < 0)
-        sched_yield(); /* what has been dropped is free memory, but another one may have taken it for a moment */
+    while (thaw(slot, top, staged) < 0)
+        sched_yield();
+}
+
+static void release(struct cr__freezing *f, struct cr__slot *slot)
+{
     cr__image_put(f->images, cr__mem_at(slot->image));
     slot->image = 0;
     hand_on(slot, CR__IN_PLACE);
@@ -348,23 +373,22 @@ static CR__COLD void put_back(struct cr__freezing *f, unsigned i, bool dropped)
 unsigned cr__freeze(struct cr__freezing *f)
 {
     unsigned done = 0;
-    bool dropped = false;
-    if (protect_runs(f, PROT_READ) == 0) {
-        for (unsigned i = 0; i < f->count; i++) {
-            struct image *image = cr__mem_at(f->stacks[i].slot->image);
-            copy(image->bytes, f->stacks[i].sp, image->live_bytes);
-        }
-        dropped = protect_runs(f, PROT_NONE) == 0;
+    bool copied = protect_runs(f, PROT_READ) == 0;
+    for (unsigned i = 0; copied && i < f->count; i++) {
+        struct image *image = cr__mem_at(f->stacks[i].slot->image);
+        copy(image->bytes, f->stacks[i].sp, image->live_bytes);
     }
-    if (dropped) {
+    if (copied && protect_runs(f, PROT_NONE) == 0) {
         drop_runs(f);
         done = guard_live(f);
+        for (unsigned i = done; i < f->count; i++)
+            fill_again(f->stacks[i].slot, f->stacks[i].top);
     }
     open_runs(f);
     for (unsigned i = 0; i < done; i++)
         hand_on(f->stacks[i].slot, CR__FROZEN);
     for (unsigned i = done; i < f->count; i++)
-        put_back(f, i, dropped);
+        release(f, f->stacks[i].slot);
     atomic_fetch_add_explicit(&cr__freeze_counts.frozen, done, memory_order_relaxed);
     return done;
 }
@@ -399,7 +423,7 @@ bool cr__virtual_fault(const void *addr)
         return false;
     for (;;) {
         if (take(slot, CR__FROZEN, CR__THAWING)) {
-            char staged[PAGE_BYTES];
+            char staged[CR__STAGED_BYTES];
             int r = thaw(slot, top, staged);
             hand_on(slot, r < 0 ? CR__FROZEN : CR__IN_PLACE);
             if (r == 0) {
@@ -417,7 +441,7 @@ bool cr__virtual_touch(const void *buf, size_t size_bytes)
 {
     const char *end = (const char *)buf + size_bytes;
     bool any = false;
-    for (const char *at = buf; at < end; at = (const char *)(((uintptr_t)at & ~(PAGE_BYTES - 1)) + PAGE_BYTES))
+    for (const char *at = buf; at < end; at = page_of(at) + PAGE_BYTES)
         any |= cr__virtual_fault(at);
     return any;
 }

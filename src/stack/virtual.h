@@ -20,7 +20,7 @@
  *   3. An image is its coroutine's worker's; others read it while THAWING.
  *
  * A system call that is handed a pointer into a frozen stack fails with EFAULT, without a signal: the runtime's own calls touch it (cr__virtual_touch) and try again.
- * After fork the child's copy has guards but nobody to fill them: touching a frozen stack there is a fault. */
+ * In a child of fork what was frozen is guarded, but nobody fills it: touching it there is a fault. A runtime that begins in the child freezes its own stacks. */
 #ifndef CR__VIRTUAL_H
 #define CR__VIRTUAL_H
 
@@ -37,7 +37,7 @@ struct cr__slot {
 
 struct cr__stack_chunk;
 
-/* Whether stacks can be frozen here; else why not. Any thread; finds out once. */
+/* Whether stacks can be frozen here; else why not. Any thread; finds out once, and once more in a child of fork. */
 bool cr__virtual_freezes(const char **why);
 
 /* Address space for a chunk, from the reservation; unmap gives pages and page tables back. NULL: none left. */
@@ -77,9 +77,6 @@ bool cr__virtual_touch(const void *buf, size_t size_bytes);
 
 /* The live bytes of one that is frozen, by its worker. */
 const char *cr__frozen_bytes(const struct cr__slot *slot, size_t *live_bytes);
-
-/* In a child of fork. */
-void cr__virtual_forget(void);
 
 /* How many have been frozen, and thawed, in this process. */
 struct cr__freeze_counts {
