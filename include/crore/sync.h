@@ -71,7 +71,7 @@ struct cr_rwlock {
 
 /* In the order in which they came: readers that wait behind a writer wait, too, so that neither starves. One that reads may do so a second time, and unlocks
  * twice. -EDEADLK if the caller would wait for itself: it holds the lock already, to write; or to read, and asks to write, or a writer waits; or if it would close a
- * cycle, as with a mutex. The _try forms say so, too. To read takes some memory, and so does to write, for a task or on a shared stack, the first time: -ENOMEM. */
+ * cycle, as with a mutex. The _try forms say so, too. To read takes some memory: -ENOMEM. */
 CR_API CR_CHECKED int cr_rwlock_rdlock(struct cr_rwlock *lock);
 CR_API CR_CHECKED int cr_rwlock_rdlock_until(struct cr_rwlock *lock, int64_t deadline_ns);
 CR_API CR_CHECKED int cr_rwlock_rdlock_try(struct cr_rwlock *lock);

@@ -19,21 +19,21 @@ static bool may_enter(const struct cr_rwlock *l, bool to_write)
 
 /* ---- Holds: the youngest comes first in its coroutine's own list --------------------------------------------- */
 
-/* Where that list begins: at the top of its stack, or, if its stack is not its alone, or it has none, in what is made on demand. NULL: no memory. */
-static inline struct cr__hold **reads_of(struct cr__record *me)
+/* Where that list begins: at the top of its stack, or, if its stack is not its alone, or it has none, in what is made on demand. NULL: it has none; after `make`: no memory. */
+static inline struct cr__hold **reads_of(struct cr__record *me, bool make)
 {
     if (CR__LIKELY(cr__co_owns_stack(&me->co)))
         return (struct cr__hold **)(void *)&cr__co_top(&me->co)->reads;
-    struct cr__extra *extra = cr__extra_of(&me->co);
+    struct cr__extra *extra = make ? cr__extra_of(&me->co) : cr__extra_if_any(&me->co);
     return extra ? &extra->reads : NULL;
 }
 
-/* Of that lock, among `hold` and the older ones: where it is linked. */
+/* The youngest one of that lock, from `at` on: where it is linked, or NULL. */
 static inline struct cr__hold **find(struct cr__hold **at, const struct cr_rwlock *l)
 {
-    while (*at && (*at)->lock != l)
+    while (at && *at && (*at)->lock != l)
         at = &(*at)->older;
-    return at;
+    return at && *at ? at : NULL;
 }
 
 static inline struct cr__hold *hold_make(struct cr__worker *w, struct cr_rwlock *l, struct cr__record *me, struct cr__hold **reads)
@@ -48,7 +48,7 @@ static inline struct cr__hold *hold_make(struct cr__worker *w, struct cr_rwlock 
 
 static inline struct cr__hold *hold_unlink(struct cr__record *me, const struct cr_rwlock *l)
 {
-    struct cr__hold **reads = reads_of(me), **at = reads ? find(reads, l) : NULL, *hold = at ? *at : NULL;
+    struct cr__hold **at = find(reads_of(me, false), l), *hold = at ? *at : NULL;
     if (hold)
         *at = hold->older;
     return hold;
@@ -164,7 +164,7 @@ static inline int take(struct cr__worker *w, struct cr__record *me, struct cr_rw
     bool mine = l->_writer == &me->co, free = cr__waiters_empty(&l->_waiters) && may_enter(l, !hold);
     if (free)
         enter(l, me, hold);
-    else if (!mine && !*find(held, l))
+    else if (!mine && !find(held, l))
         return begin_to_wait(w, me, l, hold, deadline_ns);
     cr__unlock(w, cr__spin_of(&l->_spin));
     return free ? 0 : -EDEADLK; /* it would wait for itself, if not for somebody who waits for it */
@@ -182,8 +182,8 @@ static inline int settle(struct cr__record *me, struct cr_rwlock *l, bool to_wri
 
 static inline int begin(struct cr__worker *w, struct cr__record *me, struct cr_rwlock *l, bool to_write, int64_t deadline_ns)
 {
-    struct cr__hold **reads = reads_of(me), *hold = NULL;
-    if (CR__UNLIKELY(!reads) || (!to_write && CR__UNLIKELY(!(hold = hold_make(w, l, me, reads)))))
+    struct cr__hold **reads = reads_of(me, !to_write), *hold = to_write || !reads ? NULL : hold_make(w, l, me, reads);
+    if (CR__UNLIKELY(!to_write && !hold))
         return -ENOMEM;
     int r = take(w, me, l, hold, hold ? &hold->older : reads, deadline_ns);
     return r == CR_WAITS ? r : settle(me, l, to_write, r);
@@ -271,8 +271,8 @@ int cr_rwlock_unlock(struct cr_rwlock *l)
     struct cr__record *me = cr__acting(&w);
     if (!me)
         return -EPERM;
+    struct cr__hold *hold = hold_unlink(me, l); /* a writer has none: it would have waited for itself */
     cr__lock(w, cr__spin_of(&l->_spin));
-    struct cr__hold *hold = l->_writer == &me->co ? NULL : hold_unlink(me, l);
     if (!hold && l->_writer != &me->co) {
         cr__unlock(w, cr__spin_of(&l->_spin));
         return -EPERM;

@@ -94,11 +94,6 @@ struct cr__extra *cr__extra_of(struct cr_co *co)
     return (struct cr__extra *)cold->above;
 }
 
-static struct cr__extra *extra_if_any(const struct cr_co *co)
-{
-    return co->cold ? (struct cr__extra *)co->cold->above : NULL;
-}
-
 /* ---- Masking ------------------------------------------------------------------------------------------------ */
 
 int cr_cancel_mask(int64_t grace_ns)
@@ -119,7 +114,7 @@ int cr_cancel_unmask(void)
 {
     struct cr__worker *w;
     struct cr__record *me = cr__acting(&w);
-    struct cr__extra *extra = me ? extra_if_any(&me->co) : NULL;
+    struct cr__extra *extra = me ? cr__extra_if_any(&me->co) : NULL;
     if (!extra || extra->masks == 0)
         return -EPERM;
     if (--extra->masks == 0)
@@ -394,13 +389,13 @@ static int may_close(const struct cr__record *me, const struct cr_scope *scope)
 {
     if (!me || scope->owner != me)
         return -EPERM;
-    return extra_if_any(&me->co)->innermost == scope ? 0 : -EBUSY;
+    return cr__extra_if_any(&me->co)->innermost == scope ? 0 : -EBUSY;
 }
 
 /* Nobody is in it any more. */
 static int leave(struct cr__worker *w, struct cr__record *me, struct cr_scope *scope)
 {
-    struct cr__extra *extra = extra_if_any(&me->co);
+    struct cr__extra *extra = cr__extra_if_any(&me->co);
     if (scope->around)
         leave_around(w, scope);
     int r = scope->cancelled || is_over(scope) ? -ECANCELED : 0;

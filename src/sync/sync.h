@@ -35,6 +35,11 @@ struct cr__extra {
 /* NULL: no memory. */
 struct cr__extra *cr__extra_of(struct cr_co *co);
 
+static inline struct cr__extra *cr__extra_if_any(const struct cr_co *co)
+{
+    return co->cold ? (struct cr__extra *)co->cold->above : NULL;
+}
+
 /* ---- Who holds what ----------------------------------------------------------------------------------------- */
 
 /* Written by who holds it; others look for cycles, and for who is to blame. */
