@@ -17,6 +17,8 @@
 
 #define CR__CONTAINER(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 #define CR__COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define CR__TEXT_OF(token) #token
+#define CR__TEXT(macro) CR__TEXT_OF(macro) /* what it stands for, as a string */
 
 #if defined(__SANITIZE_ADDRESS__)
 #define CR__ASAN 1

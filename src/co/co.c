@@ -81,10 +81,11 @@ void cr__co_arrive(struct cr_co *co, uint64_t note)
         cr__fpu_arrive(&initial_fpu, note & ~CR__NOTE_ENDED);
 }
 
+const char *const cr__stack_kind_names[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
+
 static struct cr__stack_user user_of(const struct cr_co *co)
 {
-    static const char *const kinds[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
-    return (struct cr__stack_user){.name = cr__co_name(co), .kind = kinds[cr__co_kind(co)], .id = co->id, .entry = (void *)co->entry};
+    return (struct cr__stack_user){.name = cr__co_name(co), .kind = cr__stack_kind_names[cr__co_kind(co)], .id = co->id, .entry = (void *)co->entry};
 }
 
 bool cr__co_describe(struct cr__stack_user *out)

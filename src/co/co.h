@@ -203,6 +203,8 @@ static inline void cr__co_away_set(struct cr_co *co, bool away)
 #define CR__CO_KIND_SHIFT 2
 #define CR__CO_KINDS (3u << CR__CO_KIND_SHIFT)
 
+extern const char *const cr__stack_kind_names[CR_STACK_SHARED + 1]; /* of enum cr_stack_kind; NULL: the default */
+
 #define CR__CO_SHARED ((unsigned)(CR_STACK_SHARED - CR_STACK_STATIC) << CR__CO_KIND_SHIFT) /* a bit that no other kind has */
 _Static_assert((((CR_STACK_VIRTUAL - CR_STACK_STATIC) << CR__CO_KIND_SHIFT) & CR__CO_SHARED) == 0, "no other kind has it");
 

@@ -19,7 +19,6 @@
 #include "sched/monitor.h"
 
 #define MAX_GUARD_BYTES ((size_t)1 << 20)
-#define MAX_SHARED_STACKS 1024
 
 struct cr_rt {
     struct cr__sched sched; /* first: cr__sched_of */
@@ -44,115 +43,11 @@ struct cr_rt *cr__rt_of(struct cr__sched *sched)
 
 static int check_config(const struct cr_config *config)
 {
-    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->stack <= CR_STACK_SHARED && config->shared_stacks <= MAX_SHARED_STACKS && config->poller <= CR_POLLER_URING && cr__stack_size(config->stack_size_bytes) != 0 &&
+    bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->poller <= CR_POLLER_URING &&
+                config->stack <= CR_STACK_SHARED && config->shared_stacks <= CR__SHARED_STACKS_MAX && cr__stack_size(config->stack_size_bytes) != 0 &&
                 config->guard_size_bytes % 4096 == 0 && config->guard_size_bytes <= MAX_GUARD_BYTES &&
                 config->report_fd >= 0 && (config->flags & ~(unsigned)CR_NO_SIGQUIT) == 0;
     return good ? 0 : -EINVAL;
-}
-
-/* ---- How many workers --------------------------------------------------------------------------------------- */
-
-static unsigned processors(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned allowed = n > 0 ? (unsigned)n : 1, quota = cr__cgroup_processors("/proc/self/cgroup", "/sys/fs/cgroup");
-    return quota > 0 && quota < allowed ? quota : allowed;
-}
-
-/* What the environment says counts only for who leaves the choice open. */
-static int choose_workers(const struct cr_config *config, unsigned *count)
-{
-    const char *wish = getenv("CR_WORKERS");
-    *count = config->workers;
-    if (*count == 0 && wish && *wish) {
-        char *end;
-        unsigned long n = strtoul(wish, &end, 10);
-        if (*end != '\0' || n < 1 || n > CR_WORKERS_MAX) {
-            fprintf(stderr, "crore: CR_WORKERS=%s: a number from 1 to %d is meant\n", wish, CR_WORKERS_MAX);
-            return -EINVAL;
-        }
-        *count = (unsigned)n;
-    }
-    if (*count == 0)
-        *count = processors();
-    if (*count > CR_WORKERS_MAX)
-        *count = CR_WORKERS_MAX;
-    return 0;
-}
-
-/* The same for the poller. */
-static int choose_poller(struct cr_config *config)
-{
-    const char *wish = getenv("CR_POLLER");
-    if (config->poller == CR_POLLER_DEFAULT && wish && *wish) {
-        if (strcmp(wish, "epoll") != 0 && strcmp(wish, "uring") != 0) {
-            fprintf(stderr, "crore: CR_POLLER=%s: epoll or uring is meant\n", wish);
-            return -EINVAL;
-        }
-        config->poller = strcmp(wish, "uring") == 0 ? CR_POLLER_URING : CR_POLLER_EPOLL;
-    }
-    return 0;
-}
-
-/* And for the kind of stack. */
-static int choose_stack(struct cr_config *config)
-{
-    static const char *const names[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
-    const char *wish = getenv("CR_STACK");
-    if (config->stack != CR_STACK_DEFAULT)
-        return 0;
-    config->stack = CR_STACK_STATIC;
-    if (!wish || !*wish)
-        return 0;
-    for (config->stack = CR_STACK_STATIC; config->stack <= CR_STACK_SHARED; config->stack++) {
-        if (strcmp(wish, names[config->stack]) == 0)
-            return 0;
-    }
-    fprintf(stderr, "crore: CR_STACK=%s: static, virtual or shared is meant\n", wish);
-    return -EINVAL;
-}
-
-/* And for how many shared stacks of a size each worker has. */
-static int choose_shared_stacks(struct cr_config *config)
-{
-    const char *wish = getenv("CR_SHARED_STACKS");
-    if (config->shared_stacks != 0 || !wish || !*wish)
-        return 0;
-    char *end;
-    unsigned long n = strtoul(wish, &end, 10);
-    if (*end != '\0' || n < 1 || n > MAX_SHARED_STACKS) {
-        fprintf(stderr, "crore: CR_SHARED_STACKS=%s: a number from 1 to %d is meant\n", wish, MAX_SHARED_STACKS);
-        return -EINVAL;
-    }
-    config->shared_stacks = (unsigned)n;
-    return 0;
-}
-
-/* And for when virtual stacks are frozen. */
-static int choose_freezing(struct cr_config *config)
-{
-    const char *wish = getenv("CR_FREEZE_AFTER_NS");
-    if (config->freeze_after_ns != 0 || !wish || !*wish)
-        return 0;
-    char *end;
-    errno = 0;
-    config->freeze_after_ns = strtoll(wish, &end, 10);
-    if (*end == '\0' && errno == 0)
-        return 0;
-    fprintf(stderr, "crore: CR_FREEZE_AFTER_NS=%s: a number of nanoseconds is meant, or a negative one for never\n", wish);
-    return -EINVAL;
-}
-
-/* Whether a census of stacks is to be taken. */
-static int choose_census(bool *wanted)
-{
-    const char *wish = getenv("CR_STACK_CENSUS");
-    *wanted = wish && strcmp(wish, "1") == 0;
-    if (!wish || !*wish || *wanted || strcmp(wish, "0") == 0)
-        return 0;
-    fprintf(stderr, "crore: CR_STACK_CENSUS=%s: 0 or 1 is meant\n", wish);
-    return -EINVAL;
 }
 
 /* ---- A worker's life ---------------------------------------------------------------------------------------- */
@@ -335,17 +230,8 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
         rt->config = *config;
     int r = check_config(&rt->config);
     if (r == 0)
-        r = choose_workers(&rt->config, &rt->sched.count);
-    if (r == 0)
-        r = choose_poller(&rt->config);
-    if (r == 0)
-        r = choose_stack(&rt->config);
-    if (r == 0)
-        r = choose_shared_stacks(&rt->config);
-    if (r == 0)
-        r = choose_freezing(&rt->config);
-    if (r == 0)
-        r = choose_census(&rt->takes_census);
+        r = cr__wishes(&rt->config, &rt->takes_census);
+    rt->sched.count = rt->config.workers;
     rt->sched.budget_bytes = rt->config.memory_budget_bytes;
     rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
     rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);

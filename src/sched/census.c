@@ -228,12 +228,6 @@ static uint32_t median(const struct site *site)
     return site->parks ? class_bytes(class) : 0;
 }
 
-static const char *kind_name(enum cr_stack_kind kind)
-{
-    static const char *const names[] = {[CR_STACK_STATIC] = "static", [CR_STACK_VIRTUAL] = "virtual", [CR_STACK_SHARED] = "shared"};
-    return names[kind];
-}
-
 static void tell_site(const struct site *site, struct cr__out *out)
 {
     char function[128], from[128];
@@ -247,7 +241,7 @@ static void tell_site(const struct site *site, struct cr__out *out)
         cr__out_put(out, "live when parked %u bytes (median of %llu times)\n", live, (unsigned long long)site->parks);
     else
         cr__out_put(out, "never parked\n");
-    cr__out_put(out, "    %s of %u bytes; recommended: %s of %u bytes%s\n", kind_name(site->kind), site->stack_bytes, kind_name(advice.kind), advice.size_bytes,
+    cr__out_put(out, "    %s of %u bytes; recommended: %s of %u bytes%s\n", cr__stack_kind_names[site->kind], site->stack_bytes, cr__stack_kind_names[advice.kind], advice.size_bytes,
                 advice.kind == CR_STACK_SHARED ? ", if nobody else has pointers to their locals, else virtual" : "");
 }
 

@@ -16,11 +16,10 @@ static const char *who(uint32_t id, const char *name, void (*entry)(void), char 
     return text;
 }
 
-static const char *who_runs(const struct cr__self *self, char *text, size_t size_bytes)
+static const char *who_runs(char *text, size_t size_bytes)
 {
     char name[CR__NAME_BYTES];
     const struct cr_co *co = cr_co_current();
-    (void)self;
     if (!co)
         return "the runtime";
     return who(co->id, cr_name_get(co, name, sizeof(name)), co->entry, text, size_bytes);
@@ -34,9 +33,9 @@ void cr__check_handed(const void *ptr, const char *call)
     if (!self || !self->worker || !cr__shared_foreign(self, ptr, &owner))
         return;
     if (owner.known)
-        cr__panic("%s has handed %p to %s: that lies on a shared stack, among the locals of %s. Nobody else may have a pointer to those", who_runs(self, me, sizeof(me)), ptr, call,
+        cr__panic("%s has handed %p to %s: that lies on a shared stack, among the locals of %s. Nobody else may have a pointer to those", who_runs(me, sizeof(me)), ptr, call,
                   who(owner.id, owner.name, owner.entry, other, sizeof(other)));
-    cr__panic("%s has handed %p to %s: that lies on a shared stack, where nobody has anything now", who_runs(self, me, sizeof(me)), ptr, call);
+    cr__panic("%s has handed %p to %s: that lies on a shared stack, where nobody has anything now", who_runs(me, sizeof(me)), ptr, call);
 }
 
 #endif

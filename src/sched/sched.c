@@ -209,7 +209,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
         cr__queue_push(&w->put_off, &record->co);
         return false;
     }
-    if (stack_bytes == CR__PACKED_BYTES)
+    if (cr__co_is_packed(&record->co))
         return start_packed(w, record, arg);
     if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
         started(w, record, arg);
@@ -793,7 +793,7 @@ static inline int attr_of(const struct cr__worker *w, const struct cr_attr *attr
     *stack_bytes = w->default_stack_bytes;
     if (CR__UNLIKELY(attr != NULL) && cr__attr_check(attr, w->default_kind, w->default_stack_bytes, flags, stack_bytes) < 0)
         return -EINVAL;
-    return w->stacks.max_bytes == 0 || cr__stack_fits(&w->stacks, *stack_bytes) ? 0 : -EINVAL;
+    return cr__stack_fits(&w->stacks, *stack_bytes) ? 0 : -EINVAL;
 }
 
 int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,

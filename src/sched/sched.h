@@ -203,7 +203,6 @@ struct cr__worker {
     uint32_t hand_lost;          /* the pool's chunks_lost when the hand was put there */
     uint32_t frozen;             /* how many of its coroutines are */
     uint32_t on_virtual;         /* how many have a virtual stack */
-    char staged[CR__STAGED_BYTES]; /* what goes back onto one */
     struct cr__queue put_off;    /* what they need to get back onto their stacks is lacking: with the next turn of the loop, or a bit later */
     struct cr__stack last_stack; /* of another worker's pool: goes home when nobody runs on it any more */
     struct cr__stack_pool *last_stack_home;
@@ -254,6 +253,7 @@ struct cr__worker {
     struct cr__runq wanderers;
     _Atomic bool generous;       /* others may take wanderers: it is busy, and they run long enough to be worth a journey; or it is stuck */
     _Alignas(CR__CACHE_LINE) struct cr__inbox inbox;
+    char staged[CR__STAGED_BYTES]; /* what goes back onto a virtual stack */
 };
 
 /* A batch of coroutines that fits no ring: linked by cr_co.next; the first one's node links it to the next batch. */

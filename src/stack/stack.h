@@ -79,7 +79,11 @@ uint32_t cr__stack_size(size_t wish_bytes);
 unsigned cr__stack_class(struct cr__stack_pool *pool, uint32_t size_bytes);
 
 /* Whether there can ever be one of that size. */
-bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes);
+bool cr__stack_fits_bound(const struct cr__stack_pool *pool, uint32_t size_bytes);
+static inline bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes)
+{
+    return CR__LIKELY(pool->max_bytes == 0) || cr__stack_fits_bound(pool, size_bytes);
+}
 
 CR__COLD int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct cr__stack *out);
 

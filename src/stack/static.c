@@ -311,9 +311,9 @@ static bool reclaim(struct cr__stack_pool *pool)
     return any;
 }
 
-bool cr__stack_fits(const struct cr__stack_pool *pool, uint32_t size_bytes)
+bool cr__stack_fits_bound(const struct cr__stack_pool *pool, uint32_t size_bytes)
 {
-    return pool->max_bytes == 0 || guard_of(pool, size_bytes) + size_bytes <= pool->max_bytes;
+    return guard_of(pool, size_bytes) + size_bytes <= pool->max_bytes;
 }
 
 static char *top_of(char *slot, size_t slot_bytes)
