@@ -13,7 +13,25 @@ void cr__run_ready(struct cr__worker *worker);
 void cr__task_end(struct cr__worker *worker, struct cr__record *me);
 
 /* Puts the record back of one that has ended. */
-void cr__record_free(struct cr__worker *worker, struct cr__record *record);
+static inline void cr__record_free(struct cr__worker *worker, struct cr__record *record)
+{
+    bool task = cr__co_is_task(&record->co);
+    cr__co_state_set(&record->co, CR__CO_FREE);
+    atomic_store_explicit(&record->word, CR__FREE, memory_order_relaxed); /* a handle that is used once more is no handle */
+    if (CR__UNLIKELY(task))
+        cr__frames_put(&worker->frames, record);
+    else
+        cr__slab_put(&worker->records, record);
+}
+
+/* Of one whose handle somebody holds: whether it has ended. */
+static inline bool cr__record_ended(const struct cr__record *record)
+{
+    return (cr__co_state(&record->co) & ~(unsigned)CR__CO_TASK) == CR__CO_DONE;
+}
+
+/* To another worker, which it is for. */
+CR__COLD void cr__deliver(struct cr__worker *worker, struct cr__worker *to, struct cr__record *record);
 
 /* Runs a task until it waits or ends (task.c). */
 void cr__task_run(struct cr__worker *worker, struct cr__record *task);
