@@ -42,15 +42,16 @@ struct cr_config {
                                 "shared"), else static. With CR_STACK_CENSUS=1 in the environment a run reports which kind and size would do (docs/stacks.md) */
     unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size, that is up to 64 KiB and each power of two above; 0: what the
                                 environment's CR_SHARED_STACKS says, else 4 */
-    int64_t freeze_after_ns; /* a virtual stack whose coroutine has been parked for so long is frozen, about a quarter of a second later at most; 0: what the
+    int64_t freeze_after_ns; /* a virtual stack whose coroutine has been parked for so long is frozen, about a quarter of a second later at most, or, among very many, when its turn comes; 0: what the
                                 environment's CR_FREEZE_AFTER_NS says, else 1 s; negative: never. It takes Linux 6.13 and userfaultfd; where that is refused, a
                                 line on report_fd says so */
     size_t stack_size_bytes; /* of coroutines that do not ask for another; 0: 64 KiB */
     size_t guard_size_bytes; /* below each stack, at least; 0: 32 KiB */
-    size_t max_stacks_bytes; /* bound on all stacks' address space, guards included, packed ones not; 0: none. Each worker has an equal share; at the bound, ones
-                                that have not started wait for a stack of their size */
-    uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each stack in use, or to be used by a
-                                coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched. At the bound spawning
+    size_t max_stacks_bytes; /* bound on the address space of static and shared stacks, and as much again of virtual ones, guards included, packed ones not; 0: none. Each worker
+                                has an equal share; at the bound, ones that have not started wait for a stack of their size */
+    uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each static or virtual stack in use, and
+                                each coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched; a packed one half of that; a frozen one
+                                256 bytes and its image; one that has started on a shared stack its image. When little is left, virtual stacks are frozen at once. At the bound spawning
                                 returns -ENOMEM, and so does cr_accept; servers leave connections in the backlog until there is room. What has begun goes on, and may
                                 take a little more: up to 256 KiB a worker, and what it needs to go on (buffers, images) */
     unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
@@ -182,7 +183,7 @@ struct cr_stats {
     uint64_t switches;        /* from one coroutine to another, or to the worker's loop */
     uint64_t parks, timeouts; /* waits, and how many of them ended by their deadline */
     uint64_t polls, events;   /* calls of the poller, and events that they brought */
-    uint64_t stack_waits;     /* coroutines that had to wait for a stack */
+    uint64_t stack_waits;     /* times that a coroutine had to wait for a stack, or to get back onto it */
     uint64_t steals, sent;    /* coroutines that another worker took, and that one worker made ready for another */
     uint64_t slow;            /* times that a coroutine ran too long without suspending */
     uint64_t frozen, thawed;  /* virtual stacks, by all runtimes of the process: thawed for their coroutine, or since somebody touched them */
@@ -199,11 +200,11 @@ struct cr_mem_stats {
     uint64_t buffers_bytes; /* lent buffers, in use or pooled */
     uint64_t images_bytes;  /* live bytes of stacks, while they are not on them */
     uint64_t other_bytes;   /* workers, tables */
-    uint64_t spare_bytes;   /* held back for any of these but stacks: what is not wanted for about a second goes back to the system */
+    uint64_t spare_bytes;   /* held back for any of these but guarded stacks: what is not wanted for about a second goes back to the system */
     uint64_t transparent_bytes; /* of what is above, and of what has gone back: addresses for which the kernel was asked for huge pages (transparent ones), */
     uint64_t hugetlb_bytes;     /* and for which it has given some of its pool (hugetlb) */
     uint64_t page_tables_bytes; /* of the whole process, as the kernel says; 0: it does not */
-    uint64_t kernel_calls;  /* mmap, munmap, mprotect and madvise made so far */
+    uint64_t kernel_calls;  /* mmap, munmap, mprotect and madvise made so far (not process_madvise and UFFDIO_COPY) */
     uint64_t frozen;        /* virtual stacks, so far: how often one was frozen, */
     uint64_t thawed, touched; /* thawed for its coroutine to go on, and by another one's touch */
 };
@@ -211,7 +212,7 @@ CR_API void cr_mem_stats_get(struct cr_mem_stats *out);
 
 /* Gives memory that is not in use back to the system: at once what the process holds back and what the calling thread's worker has left over (some 30 us a MiB), and what other
  * workers have left over with their next turn. All this happens by itself, too, some at a time, about a second after it was last in use; so this is for who knows that a peak is
- * over. (Free stacks take 2 us each.) Any thread. Never suspends. */
+ * over; stacks three seconds after, and slower while there is work. (Free stacks take 2 us each.) Any thread. Never suspends. */
 CR_API void cr_mem_trim(void);
 
 #ifdef __cplusplus

@@ -3,9 +3,9 @@
  *
  * Every context that can be switched to is a struct cr_co, threads included: each thread has a root, which is what
  * `current` points to while no coroutine runs there. Invariants:
- *   1. self->current is what runs on this thread; its sp is stale. Everyone else's sp is where it goes on.
+ *   1. self->current is what runs on this thread; its sp is stale. Everyone else's sp is where it goes on; of one that is AWAY on a shared stack, the mover's.
  *   2. A bare coroutine that is RUNNING and not current has resumed another, and its chain of `below` leads from current to it.
- *   3. A stack belongs to one coroutine from its first run until it ends or is destroyed.
+ *   3. A stack belongs to one coroutine from its first run until it ends or is destroyed; a shared one to its occupant (shared.c).
  *
  * Per-thread state is reached through cr__self_get(): a pointer in initial-exec TLS, read by assembly. A coroutine with an FS
  * base (TP) of its own has static TLS of the same layout; cr__self_install puts the pointer there. */
@@ -132,7 +132,7 @@ struct cr__shared_owner {
 };
 bool cr__shared_foreign(const struct cr__self *self, const void *addr, struct cr__shared_owner *owner);
 
-/* Gives co a place on a stack of the calling thread's, at least stack_bytes large, and its first context, as cr__co_prepare does; shared: that thread's; word: cr__co_word's. 0 or -ENOMEM. */
+/* Gives co a place on a stack of the calling thread's, at least stack_bytes large, and its first context, as cr__co_prepare does; shared: that thread's; word: what cr__co_top(co)->word will be. 0 or -ENOMEM. */
 int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, void (*fn)(void *co, void *value, uint64_t note), void *word);
 void cr__shared_end(struct cr_co *co);
 

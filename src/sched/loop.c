@@ -147,7 +147,7 @@ int cr__worker_run(struct cr__worker *w)
     int r = 0;
     if (w->index == 0)
         cr__sched_open(s);
-    while (r == 0 && !atomic_load_explicit(&s->done, memory_order_acquire)) { /* pairs with the release in finish */
+    while (r == 0 && !atomic_load_explicit(&s->done, memory_order_acquire)) { /* pairs with the release in finish_locked (idle.c) */
         int64_t before_ns = w->now_ns;
         cr__run_ready(w);
         tick(w);

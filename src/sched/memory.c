@@ -1,6 +1,6 @@
 /* What a worker's memory does when it is not needed any more: by itself, a little at a time, from the worker's loop; and on demand.
  *
- * Slabs and the depot look twice a second what has lain unused since the last look (slab.h, chunk.c). A worker that has such things sleeps no longer than until its next look;
+ * Slabs and the depot look twice a second what has lain unused since the last look (slab.h, chunk.c); pages of free stacks go by the last six (stack.h). A worker that has such things sleeps no longer than until its next look;
  * one that has none sleeps on. What comes home to a worker that sleeps without end is told to it by whoever looks after his own. */
 #include "sched/worker.h"
 

@@ -185,6 +185,7 @@ static inline void started(struct cr__worker *w, struct cr__record *record, void
 static bool start_packed(struct cr__worker *w, struct cr__record *record, void *arg)
 {
     if (cr__co_prepare_packed(&record->co, &w->packed, run_record) < 0) {
+        cr__count(&w->counters.stack_waits, 1);
         cr__queue_push(&w->put_off, &record->co);
         return false;
     }

@@ -1,7 +1,7 @@
 /* The scheduler: workers, their run queues, parking, timers, policies.
  *
  * A coroutine's way. cr__spawn makes a record and puts it into the spawning worker's ring, from which idle workers may steal it (runq.h).
- * When its turn comes it gets a stack (or waits in `starved` for one), and from then on it stays with that worker, unless it was
+ * When its turn comes it gets a stack (or waits in `starved` for one, or tries again, if it is none of a pool's), and from then on it stays with that worker, unless it was
  * spawned CR_MIGRATABLE. It stops in one of three ways: it yields (stays ready, goes to the queue's end), parks (waits for something: park.h), or
  * ends. Each of them switches to the next ready coroutine ("chain") or to the worker's loop ("star"); the chain returns to the loop, too,
  * when nothing is ready or its budget of switches is used up. The loop (loop.c) polls, fires timers, takes what other workers have
@@ -236,10 +236,10 @@ struct cr__worker {
                                     workers says something */
     int chain_budget;            /* what a chain starts with: adapts to how long the coroutines run */
     bool used_up;                /* the last one's was */
-    _Atomic bool hopeless;       /* when it went to sleep: no timer armed. Read by the last one to go */
+    _Atomic bool hopeless;       /* when it went to sleep: no timer armed, and nobody put off who may still succeed. Read by who looks for the end */
     uint32_t random;
     struct cr__slab *slabs;      /* its own, but for the images', linked by next: their foreign objects go home before it sleeps */
-    int64_t shrunk_ns;           /* when it last looked what of its memory lies unused (memory.c) */
+    int64_t shrunk_ns;           /* when it last looked what of its memory lies unused, or later: to pause (memory.c) */
     bool shrinks_on;             /* it has found more than it gives back in one turn */
     bool shrinks_fast;           /* until it is done: it was asked for */
     unsigned trim_seen;          /* calls of cr_mem_trim */
@@ -404,7 +404,7 @@ static inline void cr__unlock(struct cr__worker *worker, _Atomic uint8_t *lock)
         cr__spin_unlock(lock);
 }
 
-/* ---- A runtime's life (loop.c) ------------------------------------------------------------------------------ */
+/* ---- A runtime's life (loop.c, idle.c, sent.c) ------------------------------------------------------------------------------ */
 
 /* Makes the calling thread worker number `index`. config has been checked. */
 void cr__worker_init(struct cr__worker *worker, struct cr__sched *sched, unsigned index, const struct cr_config *config);
@@ -458,10 +458,10 @@ void cr__post(struct cr__worker *to, struct cr__post *post);
 /* Wakes a worker that sleeps, so that it looks around. From any thread. */
 void cr__worker_rouse(struct cr__worker *worker);
 
-/* One worker that sleeps, if there is one and nobody searches: there is something to steal. */
+/* One worker that sleeps, if there is one and none is being woken already: there is something to steal. */
 CR__COLD void cr__sched_wake_one(struct cr__sched *sched);
 
-/* ---- Spawning (sched.c) ------------------------------------------------------------------------------------- */
+/* ---- Spawning (spawn.c) ------------------------------------------------------------------------------------- */
 
 /* Spawns; `worker` is the calling thread's. As cr_spawn. `placed`: onto that worker, else NULL. */
 int cr__spawn(struct cr__worker *worker, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,

@@ -1,4 +1,4 @@
-/* Within the room: what switching (sched.c), the loop (loop.c) and what comes from outside (remote.c) want of each other. */
+/* Within the room: what switching (sched.c), spawning (spawn.c), the loop (loop.c), who has nothing to do (idle.c) and what is sent (sent.c) want of each other. */
 #ifndef CR__WORKER_H
 #define CR__WORKER_H
 

@@ -1,5 +1,5 @@
 /* Stack overflow, explained: faults are taken on an alternate stack per thread, and one that hit a guard
- * ends the program with a message. Other faults go to whoever handled them before. Stacks without a guard (packed.h) are looked at now and then, and what that finds
+ * ends the program with a message. A touch of a frozen stack thaws it (virtual.h). Other faults go to whoever handled them before. Stacks without a guard (packed.h) are looked at now and then, and what that finds
  * is told by the same handler.
  *
  * The process-wide handler is installed by the first thread that enters and removed by the last one that leaves,

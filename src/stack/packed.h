@@ -2,7 +2,7 @@
  *
  *     object: | canary | stack          live| top bytes |      31 cache lines: an odd number, so that tops spread over all sets of the caches
  *
- * There is no guard: who runs off its stack writes over the next one's top. So a canary lies at the low end, and is looked at each time the coroutine stops and when it
+ * There is no guard: who runs off its stack writes over the next one's top. So a canary lies at the low end, and is looked at each time the coroutine stops (a bare one: when it is resumed the next time) and when it
  * ends, before anybody else of its worker runs. What it can't see is a frame that jumps over it and leaves it whole: so where the stack pointer is is looked at, too. That
  * is why nobody gets one who has not asked for it.
  *
@@ -35,7 +35,7 @@ void cr__packed_init(struct cr__packed *packed);
 void cr__packed_fini(struct cr__packed *packed);
 
 /* Whether there are such stacks here: not where sanitizers or valgrind would take a switch between neighbours for a call, nor without optimization: frames are too large. Else
- * who asks for one gets a page. */
+ * who asks for one gets CR__PACKED_ELSE_BYTES, guarded. */
 bool cr__packed_usable(void);
 
 static inline char *cr__packed_low(const char *top)

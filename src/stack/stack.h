@@ -1,4 +1,4 @@
-/* Stacks: fixed size, pooled, guarded.
+/* Stacks: fixed size, pooled, guarded; beside them packed ones (packed.h), which are neither, and virtual ones, which lie in a reservation (virtual.h).
  *
  * A pool hands out stacks of any size, one class per size; what is put back is handed out again, last in, first out,
  * without a kernel call. Stacks are cut from chunks of address space:
@@ -38,7 +38,7 @@
 struct cr__stack {
     char *top;           /* NULL: none */
     uint32_t size_bytes; /* as asked for, rounded up to pages: names the class; CR__PACKED_BYTES: none of a pool's (packed.h) */
-    uint32_t image;      /* where its live bytes are while they are not on it (mem's handle); 0: they are */
+    uint32_t image;      /* of a shared one: its last image (mem's handle), where its live bytes are while it is AWAY. A frozen one's is in its slot (virtual.h) */
 };
 
 struct cr__stack_class {

@@ -1,4 +1,4 @@
-/* The pool of static stacks; stack.h has the picture. */
+/* The pools of static and virtual stacks; stack.h has the picture. */
 #include "stack/stack.h"
 
 #include <stdatomic.h>

@@ -285,8 +285,7 @@ bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, ch
         cr__image_put(f->images, image);
         return false;
     }
-    if (slot->image)
-        cr__image_put(f->images, cr__mem_at(slot->image)); /* it was thawed by a touch, and has not run since */
+    CR__ASSERT(slot->image == 0); /* one that was thawed by a touch is AWAY, for its scheduler, until it runs: so nobody adds it */
     slot->image = cr__mem_handle(image);
     f->stacks[f->count].slot = slot;
     f->stacks[f->count].low = low;

@@ -3,6 +3,7 @@
  * another one through a pointer, finds it thawed. Part of stack.h.
  *
  *     IN_PLACE --its worker: protects, copies, drops, guards--> FREEZING --> FROZEN --its worker, or whoever touches it--> THAWING --> IN_PLACE
+ *     FREEZING --the kernel refuses: fills again--> IN_PLACE
  *
  * All of them lie in one reservation of addresses, registered with userfaultfd (for write protection, which is not used: so a first touch stays an ordinary fault).
  *
@@ -15,7 +16,7 @@
  * which is one call for all neighbours: to take the guards of sixteen pages away again cost a thaw 21 us in a virtual machine; guarding pages that are still there: 6 us each, not 0.5.
  *
  * Invariants:
- *   1. FREEZING and THAWING are locks: who made that state alone changes the range, and makes the next one. Nothing in between waits for anybody.
+ *   1. FREEZING and THAWING are locks: who made that state alone changes the range, and makes the next one. Nothing in between waits for anybody, for memory at most.
  *   2. What is above the lowest live byte is in the image while FROZEN; what is below reads as anything, in pages of its own without a fault.
  *   3. An image is its coroutine's worker's; others read it while THAWING.
  *
@@ -58,7 +59,7 @@ struct cr__freezing {
     } stacks[CR__FREEZE_MOST];
 };
 
-/* Adds a stack whose live bytes are [sp, top), in the order of their addresses. False: no memory, or somebody thaws it just now. */
+/* Adds a stack whose live bytes are [sp, top), in the order of their addresses. False: no memory, or it is not IN_PLACE. */
 bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top);
 
 /* Freezes those; returns how many: fewer if the kernel lacks memory, and then the others are as they were. */
@@ -69,7 +70,7 @@ unsigned cr__freeze(struct cr__freezing *f);
 #define CR__STAGED_BYTES 4096
 int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *staged);
 
-/* By the fault handler: whether the fault at addr is over, by thawing, and the instruction is to be tried again. */
+/* By the fault handler: whether the fault at addr is over, by thawing, or since access was withheld for a moment only, and the instruction is to be tried again. */
 bool cr__virtual_fault(const void *addr);
 
 /* After a system call that failed with -EFAULT: thaws what of the range lies on virtual stacks. Whether there was any: then it is worth another try. */

@@ -27,7 +27,6 @@ static struct coroutine coroutines[COROUTINES];
 static struct cr__post posts[POSTS];
 
 static struct {
-    bool searches[WORKERS]; /* else it does not look at others' rings before it falls asleep: one that does is enough */
     bool sleeps[WORKERS];   /* when all begins */
     bool gone[WORKERS];     /* plain, as is what follows: its memory has been given back */
     int posted[POSTS];      /* before it is sent */
@@ -102,8 +101,7 @@ static bool worth_a_turn(struct cr__worker *w)
     unsigned n = atomic_load_explicit(&sched.injection.batches, memory_order_relaxed);
     for (unsigned i = 0; i < sched.count; i++)
         n += cr__runq_length(&workers[i].stealable);
-    return n == 0 || !cr__inbox_empty(&w->inbox) || cr__sched_anything_told(&sched) ||
-           (test.searches[w->index] && atomic_load_explicit(&sched.searching, memory_order_relaxed) <= cr__sched_idle(&sched));
+    return n == 0 || !cr__inbox_empty(&w->inbox) || cr__sched_anything_told(&sched);
 }
 
 /* Until it is kicked, or its timer comes. */
@@ -128,7 +126,7 @@ static void work(void *index)
         cr__worker_receive(w);
         if (cr__sched_anything_told(&sched))
             cr__sched_do_told(&sched, w);
-        if (w->ready.head || w->elsewhere || (test.searches[w->index] && cr__worker_search(w)))
+        if (w->ready.head || w->elsewhere)
             continue;
         if (cr__worker_fall_asleep(w))
             sleep_and_get_up(w);
