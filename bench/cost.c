@@ -37,6 +37,23 @@ static void run_epoll_wait(const char *name, int milliseconds)
     bench_batches(name, milliseconds, empty_waits, CALLS);
 }
 
+enum { ADDITIONS = 3000000 };
+
+/* In six chains of their own, so that only the core's width bounds them: with a neighbour on the core's other thread, as virtual machines have them, they take up to twice as long, and so does whatever else keeps the core busy. */
+static void additions(void)
+{
+    unsigned long a = 1, b = 2, c = 3, d = 4, e = 5, f = 6;
+    for (int i = 0; i < ADDITIONS; i += 6) {
+        a += 3, b += 5, c += 7, d += 9, e += 11, f += 13;
+        __asm__ volatile("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d), "+r"(e), "+r"(f));
+    }
+}
+
+static void run_additions(const char *name, int milliseconds)
+{
+    bench_batches(name, milliseconds, additions, ADDITIONS);
+}
+
 /* First touches of fresh pages; mapping and unmapping them is outside the time. */
 static void run_page_fault(const char *name, int milliseconds)
 {
@@ -122,6 +139,7 @@ static void run_futex_two_cores(const char *name, int milliseconds)
 int main(int argc, char **argv)
 {
     static const struct bench_case cases[] = {{"syscall", run_syscall},
+                                              {"additions", run_additions},
                                               {"futex-one-core", run_futex_one_core},
                                               {"futex-two-cores", run_futex_two_cores},
                                               {"page-fault", run_page_fault},

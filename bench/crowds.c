@@ -8,7 +8,7 @@
 #include "runtime.h"
 
 enum { LEAVES = 1000000, FAN_OUT = 10 };
-enum { TASKS = 1000000, TASK_NS = 1000 };
+enum { JOBS = 1000000, JOB_NS = 1000 };
 enum { SLEEPERS = 1000000, SLEEP_LEAST_NS = 1000000000 };
 
 #define NS_PER_MS 1e6
@@ -67,15 +67,15 @@ static void spawn_into_group(void (*fn)(void *arg), void *arg)
 static void work(void *unused)
 {
     (void)unused;
-    for (int64_t begin_ns = bench_now_ns(); bench_now_ns() - begin_ns < TASK_NS;)
+    for (int64_t begin_ns = bench_now_ns(); bench_now_ns() - begin_ns < JOB_NS;)
         ;
     cr_waitgroup_done(&running);
 }
 
 static void work_all(void)
 {
-    cr_waitgroup_add(&running, TASKS);
-    for (int i = 0; i < TASKS; i++)
+    cr_waitgroup_add(&running, JOBS);
+    for (int i = 0; i < JOBS; i++)
         spawn_into_group(work, NULL);
     bench_must(cr_waitgroup_wait(&running), "cr_waitgroup_wait");
 }

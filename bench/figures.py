@@ -22,6 +22,27 @@ class Aim:
                 "reached": None if value is None else value >= self.least}
 
 
+class AtMost(Aim):
+    """What was aimed at: that our figure be at most so much."""
+
+    def __init__(self, most):
+        super().__init__(most, own=True)
+
+    def result(self, ours, ratio):
+        return {**super().result(ours, ratio), "reached": None if ours is None else ours <= self.least}
+
+
+class Within(Aim):
+    """That our figure be neither less nor more."""
+
+    def __init__(self, least, most):
+        super().__init__(least, own=True)
+        self.most = most
+
+    def result(self, ours, ratio):
+        return {**super().result(ours, ratio), "most": self.most, "reached": None if ours is None else self.least <= ours <= self.most}
+
+
 class Row:
     """One line of a table: what each contestant measured, in the order in which they came.
 
@@ -64,7 +85,8 @@ def print_table(rows):
 def aim_cell(aim):
     if not aim:
         return "-"
-    return f"{'ours ' if aim['of'] == OURS else ''}{aim['least']:.4g}{', missed' if aim['reached'] is False else ''}"
+    most = f" to {aim['most']:.4g}" if "most" in aim else ""
+    return f"{'ours ' if aim['of'] == OURS else ''}{aim['least']:.4g}{most}{', missed' if aim['reached'] is False else ''}"
 
 
 def cells(results, show):

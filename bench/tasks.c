@@ -1,14 +1,12 @@
 /* Tasks, coroutines without a stack.
  *
- * resume: one that is called by hand, and awaits something of its own: the protocol alone, to compare with a bare switch.
  * yield: among a thousand, through the run queue.
  * spawn-one, spawn-batch: as of coroutines (scheduled.c).
- * parked-0, parked-200: bytes for each of a million that wait, page tables included, by the number of bytes of locals. Spawning and parking one, and waking and ending it, in
- * ns, are two more lines. */
+ * parked: bytes for each of a million that wait, without locals, page tables included. (crore demo --parked has those with some.) */
 #include <crore/crore.h>
 #include "bench.h"
 
-enum { RESUMES = 1000000, TASKS = 1000, YIELDS = 1000, SPAWNS = 20000, PARKED = 1000000 };
+enum { TASKS = 1000, YIELDS = 1000, SPAWNS = 20000, PARKED = 1000000 };
 
 static const char *name;
 static int milliseconds;
@@ -17,38 +15,6 @@ struct little {
     struct cr_task task;
     int i, r;
 };
-
-static int once_more(bool *asked)
-{
-    *asked = !*asked;
-    return *asked ? CR_WAITS : 0;
-}
-
-static bool asked;
-
-static int resumed_often(struct cr_task *task)
-{
-    struct little *me = (struct little *)task;
-    CR_TASK_BEGIN(task, resumed_often);
-    for (;;)
-        CR_AWAIT(me->r, once_more(&asked));
-}
-
-static void resume_by_hand(void)
-{
-    static struct little frame;
-    asked = false;
-    frame.task = CR_TASK(resumed_often);
-    for (int i = 0; i < RESUMES; i++) {
-        if (frame.task.at->next(&frame.task) != CR_WAITS)
-            abort();
-    }
-}
-
-static void run_resume(const char *n, int ms)
-{
-    bench_batches(n, ms, resume_by_hand, RESUMES);
-}
 
 static int yields_often(struct cr_task *task)
 {
@@ -120,15 +86,9 @@ static void measure_batches(void *unused)
 }
 
 /* Parked. */
-struct parked {
-    struct cr_task task;
-    char locals[200];
-};
-
 static struct cr_sem gate;
-static size_t frame_bytes;
 
-/* Not kept: what comes of it is the same to all. */
+/* What comes of its wait is not kept: it is the same to all. */
 static int parks(struct cr_task *task)
 {
     int r;
@@ -138,40 +98,19 @@ static int parks(struct cr_task *task)
     return r;
 }
 
-/* RSS and page tables of the process. */
-static double resident_bytes(void)
-{
-    char line[128];
-    double kilobytes = 0, value;
-    FILE *file = fopen("/proc/self/status", "r");
-    bench_need(file != NULL, "/proc/self/status");
-    while (fgets(line, sizeof(line), file)) {
-        if (sscanf(line, "VmRSS: %lf", &value) == 1 || sscanf(line, "VmPTE: %lf", &value) == 1)
-            kilobytes += value;
-    }
-    fclose(file);
-    return kilobytes * 1024;
-}
-
 static void measure_parked(void *unused)
 {
     (void)unused;
-    static struct parked frame;
-    frame.task = CR_TASK(parks);
-    double before = resident_bytes();
-    int64_t begin_ns = bench_now_ns();
+    const struct cr_task frame = CR_TASK(parks);
+    double before = bench_memory_bytes();
     for (running = 0; running < PARKED; running++)
-        bench_need(cr_task_go(&frame.task, frame_bytes) == 0, "cr_task_go");
+        bench_need(cr_task_go(&frame, sizeof(frame)) == 0, "cr_task_go");
     cr_yield();
     cr_sleep(1);
-    int64_t parked_ns = bench_now_ns();
-    double after = resident_bytes();
+    printf("%s %.4f\n", name, (bench_memory_bytes() - before) / PARKED);
     cr_sem_post(&gate, PARKED);
     while (running > 0)
         cr_yield();
-    printf("%s %.4f\n", name, (after - before) / PARKED);
-    printf("%s-spawn %.4f\n", name, (double)(parked_ns - begin_ns) / PARKED);
-    printf("%s-wake %.4f\n", name, (double)(bench_now_ns() - parked_ns) / PARKED);
 }
 
 static void run(const char *case_name, int case_milliseconds, void (*measure)(void *unused))
@@ -199,14 +138,11 @@ static void run_batch(const char *n, int ms)
 
 static void run_parked(const char *n, int ms)
 {
-    frame_bytes = sizeof(struct cr_task) + (size_t)atoi(strrchr(n, '-') + 1);
     run(n, ms, measure_parked);
 }
 
 int main(int argc, char **argv)
 {
-    static const struct bench_case cases[] = {{"resume", run_resume},    {"yield", run_yield},        {"spawn-one", run_one},
-                                              {"spawn-batch", run_batch}, {"parked-0", run_parked}, {"parked-200", run_parked},
-                                              {NULL, NULL}};
+    static const struct bench_case cases[] = {{"yield", run_yield}, {"spawn-one", run_one}, {"spawn-batch", run_batch}, {"parked", run_parked}, {NULL, NULL}};
     return bench_main(argc, argv, cases);
 }

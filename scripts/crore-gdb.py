@@ -11,6 +11,12 @@ stacks: it gives up at the first guard. The kernel's have all.) Coroutines made 
 known to whoever made them only, so the list has none of them; a scheduled one that waits inside a bare one is shown with both
 stacks. crore itself must have its debug information.
 
+One whose bytes are in an image, since its virtual stack is frozen, or somebody else is on its shared stack, is unwound in its image; nothing is thawed.
+Its locals are those of the image. But gdb looks for what they point to on the stack, where it is not: a line says which addresses these are. Code without
+optimization finds arrays of variable length by such a pointer, too.
+
+A task has no stack: for each of its frames it is shown where that awaits something. Its locals are in the frame, a struct that begins with struct cr_task.
+
 What is known here of a parked context, its stack pointer, and of the code where it goes on is said in crore/co_inline.h."""
 import re
 
@@ -18,8 +24,14 @@ import gdb
 import gdb.unwinder
 
 CHUNK_BYTES = 256 * 1024
+HANDLE_STEP_BYTES = 16
+ROOM_UNIT_BYTES = 16
+PACKED_BYTES = 2048
 STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own", "ended")
-TASK, STARTED = 8, 0x8000 # bits beside them
+TASK, AWAY, STARTED = 8, 0x2000, 0x8000 # bits beside them
+SCHEDULED, FREE, ROOT, DONE = range(4, 8)
+STACKS = ("static", "virtual", "shared")
+STACK_SHIFT = 10
 WAITS = {
     "CR__WAIT_NONE": "",
     "CR__WAIT_SLEEP": "a point in time",
@@ -41,19 +53,41 @@ WAITS = {
     "CR__WAIT_BROADCAST": "a broadcast",
     "CR__WAIT_SCOPE": "the coroutines of its scope",
     "CR__WAIT_UNPARK": "being unparked",
+    "CR__WAIT_PACKET": "a packet from a link",
     "CR__WAIT_BLOCKING": "a blocking call on another thread",
     "CR__WAIT_SIGNAL": "a signal",
     "CR__WAIT_CHILD": "the end of a child process",
+    "CR__WAIT_EVENT": "an event",
+    "CR__WAIT_NET_READABLE": "something to read from a network",
+    "CR__WAIT_NET_WRITABLE": "room to write to a network",
 }
 
 
 # ---- Where a parked context goes on ----------------------------------------------------------------------------------
 
 class Registers:
-    """Of a parked context, as they are once the code where it goes on has taken it off its stack."""
+    """Of a parked context, as they are once the code where it goes on has taken it off its stack. The first of those that it has saved is the frame pointer."""
 
     def __init__(self, pc, sp, saved):
         self.pc, self.sp, self.saved = pc, sp, saved
+        self.frame_pointer = next(iter(saved))
+
+
+class Live:
+    """The live bytes of a parked context: they belong at sp, and are there, or in an image."""
+
+    def __init__(self, sp, top, place):
+        self.sp, self.top, self.place = sp, top, place
+        self.moved = place != sp
+
+    def belongs(self, address):
+        return self.moved and self.sp <= address <= self.top
+
+    def found(self, address):
+        return address - self.sp + self.place if self.belongs(address) else address
+
+    def holds(self, address):
+        return self.place <= address <= self.place + self.top - self.sp
 
 
 def word(address):
@@ -74,7 +108,7 @@ def x86_64(sp):
         taken, length = there[14], 15
     else:
         taken, length = int.from_bytes(there[14:18], "little"), 18
-    return Registers(pc + length, sp + taken, {"rbx": word(sp + 8), "rbp": word(sp + 16)})
+    return Registers(pc + length, sp + taken, {"rbp": word(sp + 16), "rbx": word(sp + 8)})
 
 
 def aarch64(sp):
@@ -87,14 +121,16 @@ def riscv(sp):
     pc = word(sp)
     for _ in range(3):
         pc += 4 if code(pc, 1)[0] & 3 == 3 else 2
-    return Registers(pc, sp + 32, {"s0": word(sp + 8), "s1": word(sp + 16)})
+    return Registers(pc, sp + 32, {"fp": word(sp + 8), "s1": word(sp + 16)})
 
 
-def parked_registers(sp):
+def parked_registers(live):
     name = gdb.newest_frame().architecture().name()
     for part, decode in (("x86-64", x86_64), ("aarch64", aarch64), ("riscv", riscv)):
         if part in name:
-            return decode(sp)
+            registers = decode(live.place)
+            registers.saved[registers.frame_pointer] = live.found(registers.saved[registers.frame_pointer])
+            return registers
     raise gdb.GdbError(f"crore does not know the architecture {name}")
 
 
@@ -104,16 +140,18 @@ class FrameId:
 
 
 class ParkedUnwinder(gdb.unwinder.Unwinder):
-    """Makes a parked context the caller of the frame that runs at (pc, sp)."""
+    """Makes a parked context the caller of the frame that runs at (pc, sp). In an image, a frame whose frame pointer has been read from there, and says where
+    that frame belongs, becomes the caller of a double that says where it is."""
 
     def __init__(self):
         super().__init__("crore parked coroutine")
         self.enabled = False
 
-    def show(self, context):
+    def show(self, context, live):
         newest = gdb.newest_frame()
         self.at = (int(newest.read_register("pc")), int(newest.read_register("sp")))
-        self.context = context
+        self.context, self.live = context, live
+        self.doubled = set()
         self.enabled = True
         gdb.invalidate_cached_frames()
 
@@ -121,15 +159,40 @@ class ParkedUnwinder(gdb.unwinder.Unwinder):
         self.enabled = False
         gdb.invalidate_cached_frames()
 
+    def belongs_elsewhere(self, frame):
+        """frame: one, or a pending one."""
+        value = frame.read_register(self.context.frame_pointer)
+        return not value.is_optimized_out and self.live.belongs(int(value))
+
+    def is_double(self, frame):
+        """Also of what is inlined there."""
+        return (int(frame.read_register("pc")), int(frame.read_register("sp"))) in self.doubled and self.belongs_elsewhere(frame)
+
     def __call__(self, pending):
         pc, sp = pending.read_register("pc"), pending.read_register("sp")
-        if (int(pc), int(sp)) != self.at:
-            return None
+        if (int(pc), int(sp)) == self.at:
+            return self.to_context(pending, pc, sp)
+        if self.live.moved and self.belongs_elsewhere(pending):
+            self.doubled.add((int(pc), int(sp)))
+            return self.to_place(pending, pc, sp)
+        return None
+
+    def to_context(self, pending, pc, sp):
         context = self.context
         # an id on the parked stack, and below its first frame: the way out of it is not one to a younger frame
         info = pending.create_unwind_info(FrameId(gdb.Value(context.sp - 8).cast(sp.type), pc))
         for name, value in [("pc", context.pc), ("sp", context.sp), *context.saved.items()]:
             info.add_saved_register(name, gdb.Value(value).cast(pending.read_register(name).type))
+        return info
+
+    def to_place(self, pending, pc, sp):
+        info = pending.create_unwind_info(FrameId(sp, pc))
+        for register in pending.architecture().registers("general"):
+            value = pending.read_register(register.name)
+            if register.name == self.context.frame_pointer:
+                value = gdb.Value(self.live.found(int(value))).cast(value.type)
+            if not value.is_optimized_out:
+                info.add_saved_register(register.name, value)
         return info
 
 
@@ -154,31 +217,55 @@ class Place:
         frame.select()
 
 
-def backtrace_lines(options, skip=0):
-    """What bt says, without the first frames."""
-    lines, number = [], -1
-    for line in gdb.execute("with width 0 -- backtrace " + options, to_string=True).splitlines():
-        found = re.match(r"#(\d+)( *)(.*)", line)
+def backtrace_lines(options, is_wanted=lambda number: True):
+    """What bt says, but for frames that are not wanted. A number among the options counts those that are."""
+    counts = [int(option) for option in options.split() if re.fullmatch(r"-?\d+", option)]
+    others = " ".join(option for option in options.split() if not re.fullmatch(r"-?\d+", option))
+    frames = []
+    for line in gdb.execute("with width 0 -- backtrace " + others, to_string=True).splitlines():
+        found = re.match(r"#(\d+) *(.*)", line)
         if found:
-            number = int(found.group(1)) - skip
-            line = f"#{number:<3}{found.group(3)}"
-        if number >= 0:
-            lines.append(line)
-    return lines
+            frames.append([])
+            wanted = is_wanted(int(found.group(1)))
+            line = found.group(2)
+        if frames and wanted:
+            frames[-1].append(line)
+    wanted_frames = [lines for lines in frames if lines]
+    numbered = [[f"#{number:<3}{lines[0]}", *lines[1:]] for number, lines in enumerate(wanted_frames)]
+    for count in counts:
+        numbered = numbered[:count] if count >= 0 else numbered[count:]
+    return [line for lines in numbered for line in lines]
 
 
-def parked_lines(sp, options):
-    context = parked_registers(sp)
-    unwinder.show(context)
+def parked_frames(context, live):
+    """The numbers of its frames, and whether they go down to its entry."""
+    numbers, complete = [], False
+    frame = gdb.newest_frame()
+    while frame is not None and int(frame.read_register("sp")) != context.sp:
+        frame = frame.older()
+    if frame is None:
+        raise gdb.GdbError("gdb does not ask for how to unwind the innermost frame")
+    while frame is not None:
+        if live.moved and not live.holds(int(frame.read_register("sp"))):
+            return numbers, False
+        if not unwinder.is_double(frame):
+            numbers.append(frame.level())
+        complete = frame.unwind_stop_reason() in (gdb.FRAME_UNWIND_NO_REASON, gdb.FRAME_UNWIND_OUTERMOST)
+        frame = frame.older()
+    return numbers, complete
+
+
+def parked_lines(live, options):
+    context = parked_registers(live)
+    unwinder.show(context, live)
     try:
-        frame, skip = gdb.newest_frame(), 0
-        while frame is not None and int(frame.read_register("sp")) != context.sp:
-            frame, skip = frame.older(), skip + 1
-        if frame is None:
-            raise gdb.GdbError("gdb does not ask for how to unwind the innermost frame")
-        return backtrace_lines(options, skip)
+        numbers, complete = parked_frames(context, live)
+        lines = backtrace_lines(options, lambda number: number in numbers)
     finally:
         unwinder.hide()
+    if complete or not live.moved:
+        return lines
+    return [*(line for line in lines if not line.startswith("Backtrace stopped")), "(the rest can not be told from an image)"]
 
 
 # ---- Coroutines ------------------------------------------------------------------------------------------------------
@@ -205,6 +292,13 @@ class Thread:
         self.task = int(own["task"])
         worker = own["worker"].cast(pointer_to("cr__worker"))
         self.worker = worker if int(worker) else None
+        self.chunks = list(self.chunks_of_virtual_stacks()) if self.worker else []
+
+    def chunks_of_virtual_stacks(self):
+        chunk = self.worker["virtuals"]["chunks"]
+        while int(chunk):
+            yield int(chunk["base"]), int(chunk["slot_bytes"]), int(chunk["slots"]), chunk["states"]
+            chunk = chunk["next"]
 
 
 def threads():
@@ -231,17 +325,22 @@ def enum_name(type_name, number):
     return str(number)
 
 
+def handled(handle):
+    return int(gdb.parse_and_eval("cr__reserve.base")) + int(handle) * HANDLE_STEP_BYTES
+
+
 class Coroutine:
     """A struct cr_co *, and where it is among the threads."""
 
     def __init__(self, co, among, now_ns=0):
         self.co = co
+        self.among = among
         self.now_ns = now_ns # when its worker last looked at the clock
         self.address = int(co)
         self.id = int(co["id"])
         self.is_task = bool(int(co["mode"]) & TASK)
         self.kind = int(co["mode"]) & 0xff & ~TASK
-        self.scheduled = STATES[self.kind % len(STATES)] == "scheduled"
+        self.scheduled = self.kind in (SCHEDULED, DONE)
         self.thread = next((t for t in among if self.runs_on(t)), None)
 
     def runs_on(self, thread):
@@ -251,6 +350,11 @@ class Coroutine:
         while int(inner) and int(inner["mode"]) & 0xff == STATES.index("running"): # bare ones inside it
             inner = inner["below"]
         return int(inner) == self.address
+
+    def checked(self):
+        if self.kind in (FREE, ROOT) or self.kind >= len(STATES):
+            raise gdb.GdbError(f"{self.address:#x} is no coroutine, or no more")
+        return self
 
     def record(self):
         return self.co.cast(pointer_to("cr__record"))
@@ -262,11 +366,47 @@ class Coroutine:
     def function(self):
         return symbol(int(self.co["entry"]))
 
-    def has_stack(self):
-        return not self.is_task and int(self.co["stack"]["top"]) != 0
-
     def started(self):
-        return bool(int(self.co["mode"]) & STARTED) if self.is_task else self.has_stack()
+        return bool(int(self.co["mode"]) & STARTED) if self.scheduled else self.kind != STATES.index("new")
+
+    def has_stack(self):
+        return not self.is_task and self.state() not in ("ended", "free", "damaged") and self.started() and int(self.co["stack"]["top"]) != 0
+
+    def slot(self):
+        """Of a virtual stack."""
+        last = int(self.co["stack"]["top"]) - 1
+        for base, slot_bytes, slots, states in (chunk for thread in self.among for chunk in thread.chunks):
+            if base <= last < base + slots * slot_bytes:
+                return states[(last - base) // slot_bytes]
+        raise gdb.GdbError(f"the stack of coroutine {self.id} is no worker's")
+
+    def moved(self):
+        """Whether its bytes are in an image. A frozen one that somebody has touched is away for its worker, but in place."""
+        if not self.has_stack() or self.thread or not int(self.co["mode"]) & AWAY:
+            return False
+        return self.stack_kind() == "shared" or enum_name("cr__slot_state", int(self.slot()["state"])) != "CR__IN_PLACE"
+
+    def live(self):
+        """As parked_at in sched/tally.c."""
+        sp, top = int(self.co["sp"]), int(self.co["stack"]["top"])
+        if not self.moved():
+            return Live(sp, top, sp)
+        if self.stack_kind() == "shared":
+            image = gdb.Value(handled(self.co["stack"]["image"])).cast(pointer_to("cr__image"))
+            sp = int(image["sp"])
+            return Live(sp, top, int(image) + int(image["room"]) * ROOM_UNIT_BYTES - (top - sp))
+        frozen = gdb.lookup_type("struct image", gdb.lookup_global_symbol("cr__freeze_counts").symtab.static_block())
+        return Live(sp, top, int(gdb.Value(handled(self.slot()["image"])).cast(frozen.pointer()).dereference()["bytes"].address))
+
+    def stack_kind(self):
+        if self.is_task:
+            return "task"
+        kind = STACKS[(int(self.co["mode"]) >> STACK_SHIFT & 3) % len(STACKS)]
+        return "packed" if kind == "static" and int(self.co["stack"]["size_bytes"]) == PACKED_BYTES else kind
+
+    def stack(self):
+        kind = self.stack_kind()
+        return kind + (", frozen" if kind == "virtual" else ", away") if self.moved() else kind
 
     def word(self):
         return int(self.record()["word"].cast(gdb.lookup_type("unsigned int")))
@@ -279,7 +419,7 @@ class Coroutine:
         return enum_name("cr__wait_kind", self.word() // int(gdb.parse_and_eval("(int)CR__KIND")) % 32)
 
     def state(self):
-        if not self.scheduled:
+        if self.kind != SCHEDULED:
             return STATES[self.kind] if self.kind < len(STATES) else "damaged"
         if self.thread:
             return "running"
@@ -312,7 +452,7 @@ class Coroutine:
 
     def title(self):
         waits_for = self.waits_for()
-        title = f"{self.who()}, {self.state()}"
+        title = f"{self.who()}, {self.state()}" + ("" if self.is_task else f" ({self.stack()})")
         title += f" on thread {self.thread.number}" if self.thread else ""
         return title + (f": waits for {waits_for}" if waits_for else "")
 
@@ -339,20 +479,33 @@ class Coroutine:
 
     def own_lines(self, options):
         """The backtrace of its own stack."""
+        if self.state() == "ended":
+            return ["(it has ended)"]
+        if not self.started():
+            return ["(it has not begun)"]
+        if self.is_task and self.thread:
+            self.thread.thread.switch()
+            return [*backtrace_lines(options), "where each of its frames has last begun, or awaited something:", *self.points()]
+        if self.is_task:
+            return self.points()
         if self.thread and int(self.thread.current) == self.address:
             self.thread.thread.switch()
             return backtrace_lines(options)
-        if self.is_task and self.state() != "ended":
-            return self.points()
-        if not self.has_stack() or self.state() == "ended":
+        if not self.has_stack():
             return ["(no stack)"]
-        sp = int(self.co["sp"])
         try:
-            if symbol(word(sp)).replace(".", "__") == "cr__arch_entry": # gdb may take it for Ada
-                return ["(not started)"]
-            return parked_lines(sp, options)
-        except gdb.MemoryError as error: # a core file without it
+            return self.parked_lines(options)
+        except (gdb.MemoryError, gdb.GdbError) as error: # a core file without it; one that was just being moved
             return [f"(no backtrace: {error})"]
+
+    def parked_lines(self, options):
+        live = self.live()
+        if symbol(word(live.place)).replace(".", "__") == "cr__arch_entry": # gdb may take it for Ada
+            return ["(it has not begun)"]
+        if not live.moved:
+            return parked_lines(live, options)
+        note = f"(from its image: what pointers to its locals, {live.sp:#x} to {live.top:#x}, lead to just now is not its)"
+        return [note, *parked_lines(live, options)]
 
     def print_backtrace(self, among, options):
         print(self.title())
@@ -415,10 +568,10 @@ class CroreList(gdb.Command):
                 if thread.worker is None:
                     continue
                 found = coroutines(thread, among)
-                print(f"thread {thread.number}: worker {int(thread.worker['index'])}, {len(coroutines(thread, among))} coroutines live")
+                print(f"thread {thread.number}: worker {int(thread.worker['index'])}, {len(found)} coroutines live")
                 for c in found:
                     name = f' "{c.name()}"' if c.name() else ""
-                    row = f"  {c.id:>6}  {c.state():<8} {c.function()}{name}  {c.waits_for()}"
+                    row = f"  {c.id:>6}  {c.state():<8} {c.stack():<15}  {c.function()}{name}  {c.waits_for()}"
                     print(row.rstrip())
             if not any(thread.worker for thread in among):
                 print("no runtime is running")
@@ -452,7 +605,7 @@ ID is as crore list gives it; ADDRESS an expression of type struct cr_co *. The 
         found = [c for c in everything if number in (c.id, c.address)]
         if not found and number < 2**32:
             raise gdb.GdbError(f"no coroutine {number}; 'crore list' lists those of the runtimes")
-        return found or [Coroutine(gdb.Value(number).cast(pointer_to("cr_co")), among)]
+        return found or [Coroutine(gdb.Value(number).cast(pointer_to("cr_co")), among).checked()]
 
 
 Crore()

@@ -23,10 +23,7 @@ static char report[65536];
 
 static void run_with_census(void (*fn)(void *), void *arg, unsigned workers)
 {
-    char path[] = "/tmp/census-XXXXXX";
-    int fd = mkstemp(path);
-    CHECK(fd >= 0);
-    unlink(path);
+    int fd = test_file("/tmp");
     setenv("CR_STACK_CENSUS", "1", 1);
     CHECK_EQ(cr_run(fn, arg, &(struct cr_config){.workers = workers, .report_fd = fd}), 0);
     ssize_t n = pread(fd, report, sizeof(report) - 1, 0);
@@ -160,7 +157,7 @@ static void all_their_way(struct way *way, int count, const struct cr_attr *attr
 static void check_depths(const struct told *told, int depth_bytes, int live_bytes)
 {
     CHECK(told->deepest >= depth_bytes && told->deepest <= depth_bytes + ABOUT_BYTES);
-    CHECK(told->live >= live_bytes && told->live <= live_bytes + ABOUT_BYTES);
+    CHECK(told->live >= live_bytes - live_bytes / 8 && told->live <= live_bytes + ABOUT_BYTES); /* a class's lower end is told: eighths of an octave (census.h) */
 }
 
 struct kind_run {

@@ -2,7 +2,10 @@
 #include <crore/co.h>
 #include <fenv.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
+#include "arch/suspend.h"
+#include "co/co.h"
 #include "dig.h"
 #include "test.h"
 
@@ -333,12 +336,18 @@ TEST(a_coroutine_may_go_on_on_another_thread)
     cr_co_destroy(co);
 }
 
+/* By frames that valgrind does not take for another stack. Returns how many. */
+static __attribute__((noinline)) intptr_t go_down_to(const char *low)
+{
+    volatile char part[4096];
+    part[0] = 1;
+    part[sizeof(part) - 1] = 1;
+    return (const char *)(uintptr_t)part > low ? part[0] + go_down_to(low) : 1;
+}
+
 static void *touch_deep(void *bytes)
 {
-    size_t size = (size_t)bytes;
-    char *deep = __builtin_alloca(size);
-    memset(deep, 1, size);
-    return (void *)(intptr_t)deep[size / 2];
+    return (void *)go_down_to((char *)__builtin_frame_address(0) - (size_t)bytes);
 }
 
 TEST(stacks_are_as_large_as_asked)
@@ -348,7 +357,7 @@ TEST(stacks_are_as_large_as_asked)
         struct cr_co *co = make(touch_deep, &(struct cr_attr){.stack_size_bytes = sizes[i]});
         void *value = (void *)(sizes[i] - (8 << 10));
         CHECK_EQ(cr_co_resume(co, &value), 1);
-        CHECK_EQ((intptr_t)value, 1);
+        CHECK((intptr_t)value >= (intptr_t)((sizes[i] - (8 << 10)) / 8192)); /* a sanitizer's frames are larger */
         cr_co_destroy(co);
     }
 }
@@ -397,6 +406,45 @@ TEST(an_overflow_ends_the_program_and_says_who_where_and_how_large)
 #endif
 }
 
+TEST(an_overflow_is_told_in_one_write_so_that_nothing_comes_between)
+{
+#ifdef TEST_SANITIZED
+    SKIP("sanitizers take the fault themselves");
+#endif
+    static char text[8192];
+    int ends[2];
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0); /* each write is a message */
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        overflow_a_bare_coroutine();
+    }
+    CHECK(recv(ends[0], text, sizeof(text) - 1, 0) > 0);
+    CHECK_STR(text, "stack overflow: coroutine ");
+    CHECK_STR(text, "  in ");
+    CHECK_STR(text, "give it more");
+    CHECK_EQ(waitpid(child, NULL, 0), child);
+}
+
+static void overflow_with_a_spoiled_record(void)
+{
+    struct cr_co *co = make(digger, &(struct cr_attr){.name = "the digger", .stack_size_bytes = 16 << 10});
+    co->cold = (void *)16;
+    CHECK_EQ(cr_co_resume(co, NULL), 1);
+}
+
+TEST(an_overflow_of_which_nothing_can_be_told_ends_the_program_with_that)
+{
+#ifdef TEST_SANITIZED
+    SKIP("sanitizers take the fault themselves");
+#endif
+    static char text[8192];
+    int status = test_capture(overflow_with_a_spoiled_record, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK_STR(text, "crore: a fault\n");
+    CHECK_STR(text, "what else is known of it can't be read");
+}
+
 static void plain_fault(void)
 {
     signal(SIGSEGV, SIG_DFL);
@@ -416,4 +464,69 @@ TEST(another_fault_is_still_a_segmentation_fault)
     int status = test_capture(plain_fault, text, sizeof(text));
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     CHECK(!strstr(text, "overflow"));
+}
+
+/* ---- A switch as the last thing that a function does (arch/suspend.h) ---------------------------------------- */
+
+CR__ARCH_SUSPEND("test_left", "test_arrived");
+int test_left(void **save, void *to, uint64_t kept, uint64_t note);
+__attribute__((used)) int test_arrived(uint64_t kept, uint64_t note);
+
+static void *here, *there; /* the test's context, and the other one */
+static volatile int one = 1;
+
+int test_arrived(uint64_t kept, uint64_t note)
+{
+    return (int)(10 * kept + note);
+}
+
+/* Its values need registers that a call keeps, of both sorts. */
+static void *leaves_in_turns(void *turns)
+{
+    int64_t a = one, b = 2 * one, c = 3 * one, d = 4 * one, e = 5 * one, f = 6 * one;
+    double x = one / 2.0, y = one / 4.0, z = one / 8.0;
+    for (int i = 0; i < (int)(intptr_t)turns; i++) {
+        CHECK_EQ(test_left(&there, here, (uint64_t)(i + 1), 7), 10 * (i + 1) + 5);
+        a += b, b += c, c += d, d += e, e += f, f += a;
+        x += y, y += z, z += x;
+    }
+    for (int i = 0; i < (int)(intptr_t)turns; i++) { /* and backwards: exact, with few bits */
+        z -= x, y -= z, x -= y;
+        f -= a, e -= f, d -= e, c -= d, b -= c, a -= b;
+    }
+    CHECK(a == 1 && b == 2 && c == 3 && d == 4 && e == 5 && f == 6);
+    CHECK(x == 0.5 && y == 0.25 && z == 0.125);
+    return NULL;
+}
+
+static struct cr__arch_call begins_to_leave(void *arg, void *value, uint64_t note)
+{
+    CHECK(value == NULL && note == 5);
+    return (struct cr__arch_call){leaves_in_turns, arg};
+}
+
+static void goes_for_good(void *result)
+{
+    uint64_t note = 99;
+    CHECK(result == NULL);
+    (void)cr__switch(&there, here, NULL, &note);
+}
+
+TEST(who_suspends_last_finds_its_registers_again)
+{
+    enum { TURNS = 9, STACK_BYTES = 65536 };
+#ifdef TEST_SANITIZED
+    SKIP("a sanitizer is not told of these switches");
+#endif
+    static _Alignas(16) char stack[STACK_BYTES];
+    static const struct cr__arch_life life = {begins_to_leave, goes_for_good};
+    there = cr__arch_prepare(stack + STACK_BYTES, &life, (void *)(intptr_t)TURNS);
+    for (int i = 0; i < TURNS; i++) {
+        uint64_t note = 5;
+        CHECK(cr__switch(&here, there, NULL, &note) == NULL);
+        CHECK_EQ(note, 7);
+    }
+    uint64_t note = 5;
+    (void)cr__switch(&here, there, NULL, &note);
+    CHECK_EQ(note, 99);
 }

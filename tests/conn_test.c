@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "echo.h"
 #include "test.h"
 
 static char url[128];
@@ -33,25 +34,6 @@ static void connect_pair(const char *where, struct cr_conn **client, struct cr_c
     CHECK_EQ(cr_dial(client, url, NULL), 0);
     CHECK_EQ(cr_accept(l, server), 0);
     cr_listener_close(l);
-}
-
-static void echoes(void *arg)
-{
-    struct cr_conn *conn = arg;
-    struct cr_lent data;
-    while (cr_recv_lend(conn, &data) > 0) {
-        CHECK_EQ(cr_write_all(conn, data.bytes, data.size_bytes), (ssize_t)data.size_bytes);
-        cr_recv_return(conn, &data);
-        CHECK(data.bytes == NULL && data.size_bytes == 0);
-    }
-    cr_close(conn);
-}
-
-static void accepts(void *listener)
-{
-    struct cr_conn *conn;
-    while (cr_accept(listener, &conn) == 0)
-        CHECK_EQ(cr_go(echoes, conn), 0);
 }
 
 static int done;
@@ -226,7 +208,7 @@ TEST_CO(a_second_reader_is_refused)
     char byte;
     connect_pair("tcp://127.0.0.1:0", &client, &server);
     CHECK_EQ(cr_go(reads_one, server), 0);
-    cr_yield();
+    CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(cr_read(server, &byte, 1), -EBUSY);
     CHECK_EQ(cr_write_all(client, "y", 1), 1);
     while (!done)
@@ -456,6 +438,7 @@ TEST_CO(files_are_read_written_and_sent)
     CHECK_EQ(cr_wait_readable(file), 0);
     cr_close(file);
     CHECK_EQ(cr_file_open(&file, "/nowhere/at/all", O_RDONLY, 0), -ENOENT);
+    CHECK_EQ(cr_file_open(&file, NULL, O_RDONLY, 0), -EFAULT);
     CHECK_EQ(cr_file_open(&file, path, O_RDONLY, 0), 0);
     CHECK_EQ(cr_read(file, buf, 4), 4);
     CHECK_EQ(cr_read(file, buf + 4, 12), 6); /* goes on from there */
@@ -464,6 +447,69 @@ TEST_CO(files_are_read_written_and_sent)
     unlink(path);
     cr_close(client);
     cr_close(server);
+}
+
+#define BLOCK 4096
+#define BLOCKS 5
+
+static int64_t position_of(const struct cr_conn *file)
+{
+    return lseek(cr_conn_fd(file), 0, SEEK_CUR);
+}
+
+/* Each block has its number in each byte. */
+static void check_block(const char *bytes, int number)
+{
+    for (int i = 0; i < BLOCK; i++)
+        CHECK_EQ(bytes[i], number);
+}
+
+static void goes_through_a_file(int flags)
+{
+    static char bytes[2 * BLOCK] __attribute__((aligned(BLOCK)));
+    struct cr_conn *file;
+    int fd = test_file("/var/tmp");
+    if (fcntl(fd, F_SETFL, flags) < 0)
+        SKIP("no O_DIRECT in /var/tmp");
+    CHECK_EQ(cr_conn_from_fd(&file, fd), 0);
+    for (int i = 0; i < BLOCKS; i++) {
+        memset(bytes, i, BLOCK);
+        CHECK_EQ(cr_write(file, bytes, BLOCK), BLOCK);
+        CHECK_EQ(position_of(file), (i + 1) * BLOCK);
+    }
+    CHECK_EQ(fsync(fd), 0);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+
+    CHECK_EQ(lseek(fd, 0, SEEK_SET), 0);
+    for (int i = 0; i < BLOCKS - 2; i++) {
+        CHECK_EQ(cr_read(file, bytes, BLOCK), BLOCK);
+        check_block(bytes, i);
+        CHECK_EQ(position_of(file), (i + 1) * BLOCK);
+    }
+    CHECK_EQ(cr_pread(file, bytes, BLOCK, 0), BLOCK); /* moves nothing */
+    CHECK_EQ(cr_readv(file, (struct iovec[]){{bytes, BLOCK}, {bytes + BLOCK, BLOCK}}, 2), 2 * BLOCK);
+    check_block(bytes, BLOCKS - 2);
+    check_block(bytes + BLOCK, BLOCKS - 1);
+    CHECK_EQ(cr_read(file, bytes, BLOCK), 0);
+
+    CHECK_EQ(lseek(fd, 0, SEEK_SET), 0);
+    CHECK_EQ(fcntl(fd, F_SETFL, flags | O_APPEND), 0);
+    memset(bytes, BLOCKS, BLOCK);
+    CHECK_EQ(cr_write(file, bytes, BLOCK), BLOCK);
+    CHECK_EQ(position_of(file), (BLOCKS + 1) * BLOCK);
+    CHECK_EQ(cr_pread(file, bytes, BLOCK, BLOCKS * BLOCK), BLOCK);
+    check_block(bytes, BLOCKS);
+    cr_close(file);
+}
+
+TEST_CO(a_file_is_read_and_written_from_where_the_last_call_stopped)
+{
+    goes_through_a_file(0);
+}
+
+TEST_CO(so_it_is_past_the_page_cache)
+{
+    goes_through_a_file(O_DIRECT);
 }
 
 TEST_CO(names_are_looked_up_and_numeric_addresses_are_not)
@@ -573,7 +619,7 @@ TEST_CO(a_connection_that_is_always_ready_does_not_keep_the_worker)
     connect_pair("tcp://127.0.0.1:0", &client, &server);
     CHECK_EQ(cr_go(floods, client), 0);
     CHECK_EQ(cr_go(swallows, server), 0);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < (test_under_seed() ? 2 : 20); i++) /* where a millisecond is a thousand turns, however long they take */
         CHECK_EQ(cr_sleep(CR_MS), 0);
     done = 1;
 }
@@ -759,6 +805,7 @@ static void leaves_a_buffer_on_it(void *unused)
 
 TEST(a_buffer_that_hangs_on_another_workers_connection_goes_back_at_the_end)
 {
+    SKIP_SEVERAL_UNDER_SEED();
     int devnull = open("/dev/null", O_WRONLY);
     for (int round = 0; round < 30; round++) {
         done = false;

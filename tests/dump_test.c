@@ -587,7 +587,7 @@ TEST(sigquit_is_the_programs_where_it_says_so)
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGQUIT);
     status = test_capture(quits_by_a_handler, text, sizeof(text));
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 42);
-    CHECK(!strstr(text, "coroutine"));
+    CHECK(!strstr(text, "coroutines on ")); /* a dump; with CR_STACK_CENSUS there is something else to be read */
     CHECK_EQ(cr_run(sleeps_a_little, NULL, NULL), 0);
     struct sigaction present;
     CHECK_EQ(sigaction(SIGQUIT, NULL, &present), 0);

@@ -8,12 +8,6 @@
 
 #include "sched/sched.h"
 
-#ifdef CR__ASAN
-#define SKIP_WITHOUT_SHARED_STACKS() SKIP("there are no shared stacks here")
-#else
-#define SKIP_WITHOUT_SHARED_STACKS() ((void)0)
-#endif
-
 static const struct cr_attr owners = {.name = "owner", .stack = CR_STACK_SHARED};
 
 /* All that is to lie on the owner's stack. Large, so that it reaches below what the thief has at the same place. */
@@ -28,6 +22,8 @@ struct locals {
     struct cr_once once;
     struct cr_barrier barrier;
     struct cr_event event;
+    struct cr_task task;
+    char path[16];
     char padding[4096];
 };
 
@@ -41,6 +37,21 @@ static int calls;
 static void does_nothing(void *unused)
 {
     (void)unused;
+}
+
+static int opens(const char *path)
+{
+    struct cr_conn *conn;
+    int r = cr_file_open(&conn, path, O_RDONLY, 0);
+    if (r == 0)
+        cr_close(conn);
+    return r;
+}
+
+static int ends_at_once(struct cr_task *task)
+{
+    (void)task;
+    return 0;
 }
 
 /* Each of them once, with what is handed to it in *l; the n-th, or all. Answers do not matter, if it comes to answers. */
@@ -83,6 +94,10 @@ __attribute__((noinline)) static const char *call(int n, struct locals *l)
         CASE(26, "cr_write_all", cr_write_all(ends[0], l->bytes, 1))
         CASE(27, "cr_read", cr_read(ends[1], l->bytes, 1))
         CASE(28, "cr_blocking", cr_blocking(does_nothing, l->bytes))
+        CASE(29, "cr_unpark_many", cr_unpark_many((struct cr_co *const *)(void *)l->bytes, 0))
+        CASE(30, "cr_task_go", cr_task_go(&l->task, sizeof(l->task)))
+        CASE(31, "cr_task_spawn_on", cr_task_spawn_on(NULL, 0, &l->task, sizeof(l->task), NULL))
+        CASE(32, "cr_file_open", opens(l->path))
 #undef CASE
     default:
         return NULL;
@@ -106,6 +121,8 @@ static void hands_its_own(void *unused)
 {
     struct locals mine = {0};
     (void)unused;
+    mine.task = CR_TASK(ends_at_once);
+    strcpy(mine.path, "/dev/null");
     int n = 0;
     while (call(n, &mine))
         n++;
@@ -225,20 +242,18 @@ static void check_found(void)
 
 static void check_all_calls(void)
 {
-    for (number = 0; number <= 28; number++)
+    for (number = 0; number <= 32; number++)
         check_found();
 }
 
 TEST(each_call_finds_what_a_parked_one_has_while_it_is_in_place)
 {
-    SKIP_WITHOUT_SHARED_STACKS();
     thiefs = (struct cr_attr){.name = "thief", .stack = CR_STACK_STATIC};
     check_all_calls();
 }
 
 TEST(each_call_finds_what_a_parked_one_has_that_is_away)
 {
-    SKIP_WITHOUT_SHARED_STACKS();
     crowded = true;
     thiefs = (struct cr_attr){.name = "thief", .stack = CR_STACK_STATIC};
     check_all_calls();
@@ -246,7 +261,6 @@ TEST(each_call_finds_what_a_parked_one_has_that_is_away)
 
 TEST(one_on_a_shared_stack_itself_is_found_too)
 {
-    SKIP_WITHOUT_SHARED_STACKS();
     thiefs = (struct cr_attr){.name = "thief", .stack = CR_STACK_SHARED};
     number = 5;
     check_found();
@@ -256,7 +270,6 @@ TEST(one_on_a_shared_stack_itself_is_found_too)
 
 TEST(what_is_on_another_workers_stack_is_found)
 {
-    SKIP_WITHOUT_SHARED_STACKS();
     thiefs = (struct cr_attr){.name = "thief", .stack = CR_STACK_STATIC};
     workers = 2;
     number = 22;
@@ -273,9 +286,19 @@ static int takes(struct cr_task *task)
     _exit(r == 0 ? 0 : 1);
 }
 
+static int calls_theirs(struct cr_task *task)
+{
+    int r;
+    CR_TASK_BEGIN(task, calls_theirs);
+    CR_AWAIT(r, cr_task_call(task, &theirs->task));
+    _exit(r == 0 ? 0 : 1);
+}
+
+static bool by_a_call;
+
 static void has_something_stolen_by_a_task(void *unused)
 {
-    struct cr_task frame = CR_TASK(takes);
+    struct cr_task frame = by_a_call ? CR_TASK(calls_theirs) : CR_TASK(takes);
     (void)unused;
     CHECK_EQ(cr_spawn(NULL, owns, NULL, &owners), 0);
     CHECK_EQ(cr_sleep(CR_MS), 0);
@@ -292,12 +315,15 @@ static void run_a_tasks_theft(void)
 TEST(a_task_is_found_and_named_too)
 {
     static char text[4096];
-    SKIP_WITHOUT_SHARED_STACKS();
     int status = test_capture(run_a_tasks_theft, text, sizeof(text));
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
     CHECK_STR(text, "\"thief\" in takes");
     CHECK_STR(text, "cr_task_mutex_lock");
     CHECK_STR(text, "\"owner\" in owns");
+    by_a_call = true;
+    CHECK(WIFSIGNALED(test_capture(run_a_tasks_theft, text, sizeof(text))));
+    CHECK_STR(text, "\"thief\" in calls_theirs");
+    CHECK_STR(text, "cr_task_call");
 }
 
 static void hands_the_call_that_was_made(void)
@@ -309,7 +335,6 @@ static void hands_the_call_that_was_made(void)
 TEST(the_report_names_the_call)
 {
     static char text[4096];
-    SKIP_WITHOUT_SHARED_STACKS();
     thiefs = (struct cr_attr){.name = "thief", .stack = CR_STACK_STATIC};
     CHECK(WIFSIGNALED(test_capture(hands_the_call_that_was_made, text, sizeof(text))));
     CHECK_STR(text, "to cr_mutex_lock: that lies on a shared stack");

@@ -1,6 +1,8 @@
 /* Slabs and the stack pool, by behaviour. */
 #include "mem/mem.h"
+#include "os/os.h"
 #include "stack/stack.h"
+#include "kernel.h"
 #include "test.h"
 
 TEST(what_is_freed_last_is_reused_first)
@@ -49,6 +51,28 @@ TEST(a_slab_without_memory_says_so_and_works_again_after)
     cr__mem_fail_after(0);
     CHECK(cr__slab_get(&slab) != NULL);
     cr__slab_fini(&slab);
+}
+
+#ifdef CR__ASAN
+extern int __asan_address_is_poisoned(const volatile void *);
+#endif
+
+TEST(with_address_sanitizer_what_is_free_and_what_lies_between_objects_is_poisoned)
+{
+#ifndef CR__ASAN
+    SKIP("built without AddressSanitizer");
+#else
+    struct cr__slab slab;
+    cr__slab_init(&slab, 256, CR__MEM_OTHER);
+    char *object = cr__slab_get(&slab);
+    CHECK(!__asan_address_is_poisoned(object) && !__asan_address_is_poisoned(object + 255));
+    CHECK(__asan_address_is_poisoned(object + 256));
+    cr__slab_put(&slab, object);
+    CHECK(__asan_address_is_poisoned(object + CR__SLAB_READABLE_BYTES) && __asan_address_is_poisoned(object + 255));
+    CHECK(cr__slab_get(&slab) == object);
+    CHECK(!__asan_address_is_poisoned(object + 255));
+    cr__slab_fini(&slab);
+#endif
 }
 
 static void mark(void *object, void *arg)
@@ -291,6 +315,23 @@ TEST(an_image_has_room_for_what_was_asked_and_little_more)
     CHECK_EQ(cr__mem_bytes(CR__MEM_IMAGES), before);
 }
 
+TEST(an_image_is_aligned_as_its_size_is)
+{
+#ifdef CR__ASAN
+    SKIP("AddressSanitizer has a gap between objects");
+#endif
+    struct cr__images images;
+    cr__images_init(&images);
+    for (size_t size = 512; size <= CR__IMAGE_MAX_BYTES; size += 512) {
+        for (int i = 0; i < 3; i++) {
+            uintptr_t image = (uintptr_t)cr__image_get(&images, size);
+            CHECK(image != 0 && image % 512 == 0);
+            CHECK(image % 4096 == 0 || size % 4096 != 0);
+        }
+    }
+    cr__images_fini(&images);
+}
+
 TEST(an_image_that_another_worker_puts_goes_home)
 {
     struct cr__images mine, theirs;
@@ -326,6 +367,114 @@ TEST(a_stack_that_is_put_back_is_handed_out_again_without_a_kernel_call)
     cr__stack_pool_fini(&pool);
 }
 
+static size_t address_bytes(void)
+{
+    unsigned long size = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    CHECK(f && fscanf(f, "%lu", &size) == 1);
+    fclose(f);
+    return size * 4096;
+}
+
+TEST(a_reservation_that_can_not_be_used_takes_no_addresses)
+{
+    skip_where_memory_is_not_ours_alone();
+    struct cr__slab slab;
+    answer_for_kernel(SYS_mprotect, PROT_READ | PROT_WRITE, ENOMEM);
+    cr__slab_init(&slab, 64, CR__MEM_OTHER);
+    size_t before = address_bytes();
+    for (int i = 0; i < 3; i++)
+        CHECK(cr__slab_get(&slab) == NULL);
+    CHECK(address_bytes() < before + ((size_t)64 << 20));
+}
+
+/* A pool's only stack, used so deep, and put back. */
+static char *use(struct cr__stack_pool *pool, size_t depth_bytes)
+{
+    struct cr__stack stack;
+    CHECK_EQ(cr__stack_get(pool, 65536, &stack), 0);
+    memset(stack.top - depth_bytes, 1, depth_bytes);
+    cr__stack_put(pool, stack);
+    return cr__stack_low(stack);
+}
+
+static size_t touched_bytes(char *low)
+{
+    unsigned char pages[16];
+    size_t count = 0;
+    CHECK_EQ(cr__os_resident(low, sizeof(pages) * 4096, pages), 0);
+    for (size_t i = 0; i < sizeof(pages); i++)
+        count += pages[i] & 1;
+    return count * 4096;
+}
+
+static void pass_three_seconds(struct cr__stack_pool *pool)
+{
+    for (int i = 0; i <= CR__STACK_PAST; i++) {
+        cr__stack_pool_look(pool);
+        while (cr__stack_pool_shrink(pool))
+            ;
+    }
+}
+
+TEST(a_stack_that_was_deep_once_keeps_what_is_above_the_watermark)
+{
+    skip_where_memory_is_not_ours_alone();
+    struct cr__stack_pool pool;
+    cr__stack_pool_init(&pool, CR__STACK_GUARD_BYTES, 0);
+    char *low = use(&pool, 48 << 10);
+    CHECK(cr__stack_pool_restless(&pool));
+    CHECK(touched_bytes(low) >= 48 << 10);
+    pass_three_seconds(&pool);
+    CHECK_EQ(pool.trimmed, 1);
+    CHECK_EQ(touched_bytes(low), CR__STACK_WATERMARK_BYTES);
+    CHECK(!cr__stack_pool_restless(&pool));
+
+    uint64_t calls = cr__mem_kernel_calls();
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 1000; i++)
+            CHECK(use(&pool, 8 << 10) == low); /* the same one, found in whichever list */
+        pass_three_seconds(&pool);
+    }
+    CHECK_EQ(pool.trimmed, 1);
+    CHECK_EQ(cr__mem_kernel_calls(), calls);
+    CHECK_EQ(touched_bytes(low), CR__STACK_WATERMARK_BYTES);
+
+    CHECK(use(&pool, 48 << 10) == low);
+    cr__stack_pool_hurry(&pool);
+    CHECK(!cr__stack_pool_shrink(&pool));
+    CHECK_EQ(touched_bytes(low), CR__STACK_WATERMARK_BYTES);
+    cr__stack_pool_fini(&pool);
+}
+
+/* Who thaws brings a page into memory, and leaves it with its stack when it ends. Many that were frozen are no reason to keep as many warm. */
+TEST(stacks_that_have_thawed_and_ended_are_not_kept_for_those_that_are_still_frozen)
+{
+    skip_where_memory_is_not_ours_alone();
+    enum { COUNT = 2000, KEPT = 100 };
+    static struct cr__stack stacks[COUNT];
+    struct cr__stack_pool pool;
+    cr__stack_pool_init(&pool, CR__STACK_GUARD_BYTES, 0);
+    for (int i = 0; i < COUNT; i++)
+        CHECK_EQ(cr__stack_get(&pool, 16384, &stacks[i]), 0);
+    for (int i = 0; i < COUNT; i++)
+        cr__stack_freezes(&pool, stacks[i]);
+    CHECK_EQ(cr__stack_pool_in_use(&pool), COUNT);
+    pass_three_seconds(&pool);
+    cr__stack_pool_look(&pool);
+    for (int i = 0; i < COUNT / 2; i++) {
+        cr__stack_thaws(&pool, stacks[i]);
+        cr__stack_put(&pool, stacks[i]);
+    }
+    CHECK_EQ(cr__stack_pool_in_use(&pool), COUNT / 2);
+    cr__stack_pool_look(&pool);
+    while (cr__stack_pool_shrink(&pool))
+        ;
+    CHECK(pool.classes[0].warm < KEPT);
+    CHECK_EQ(pool.classes[0].cold_count + pool.classes[0].warm, COUNT / 2);
+    cr__stack_pool_fini(&pool);
+}
+
 TEST(stacks_that_were_not_wanted_for_a_while_lose_their_pages_and_can_be_had_again)
 {
     skip_where_memory_is_not_ours_alone();
@@ -358,7 +507,7 @@ TEST(stacks_that_were_not_wanted_for_a_while_lose_their_pages_and_can_be_had_aga
     for (int i = 0; i < COUNT; i++) {
         CHECK_EQ(cr__stack_get(&pool, 16384, &stacks[i]), 0);
         memset(cr__stack_low(stacks[i]), 1, (size_t)(stacks[i].top - cr__stack_low(stacks[i])));
-        for (int k = i - 50; k >= 0 && k < i; k++)
+        for (int k = i < 50 ? 0 : i - 50; k < i; k++)
             CHECK(stacks[k].top != stacks[i].top);
     }
     CHECK_EQ(cr__mem_bytes(CR__MEM_STACKS), mapped);

@@ -1,5 +1,8 @@
 /* The runtime's memory as a user sees it: what it holds, what it gives back, and the budget. */
 #include <crore/crore.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
 
 #include "mem/mem.h"
 #include "sched/budget.h"
@@ -112,6 +115,58 @@ TEST(memory_goes_back_at_once_when_it_is_told_to)
     CHECK_EQ(cr_run(trims, NULL, &(struct cr_config){.workers = 1}), 0);
 }
 
+/* ---- Deep once ------------------------------------------------------------------------------------------------ */
+
+static char *lowest;
+
+static void goes_deep(void *unused)
+{
+    volatile char touched[48 << 10];
+    (void)unused;
+    memset((char *)touched, 1, sizeof(touched));
+    CHECK_EQ(cr_yield(), 0);
+    CHECK_EQ(touched[0], 1);
+    lowest = (char *)((uintptr_t)touched & ~(uintptr_t)4095);
+}
+
+static void stays_shallow(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(cr_yield(), 0);
+}
+
+static bool any_there(void)
+{
+    unsigned char pages[8]; /* of the 12 that were touched */
+    CHECK_EQ(mincore(lowest, sizeof(pages) * 4096, pages), 0);
+    return memchr(pages, 1, sizeof(pages)) != NULL;
+}
+
+static void was_deep_once(void *attr)
+{
+    struct cr_co *co;
+    CHECK_EQ(cr_spawn(&co, goes_deep, NULL, attr), 0);
+    CHECK_EQ(cr_join(co), 0);
+    CHECK(any_there());
+    for (int64_t deadline_ns = cr_after(20000 * CR_MS); any_there() && cr_now() < deadline_ns;) {
+        CHECK_EQ(cr_spawn(&co, stays_shallow, NULL, attr), 0);
+        CHECK_EQ(cr_join(co), 0);
+        CHECK_EQ(cr_sleep(5 * CR_MS), 0);
+    }
+    CHECK(!any_there());
+}
+
+TEST(what_one_deep_coroutine_touched_goes_back_while_shallow_ones_use_its_stack)
+{
+    SKIP_WITH_THREAD_SANITIZER();
+    if (getenv("CR_STACK"))
+        SKIP("it names the kinds of stack itself, and is the same for each");
+    for (enum cr_stack_kind kind = CR_STACK_STATIC; kind <= CR_STACK_VIRTUAL; kind++) {
+        struct cr_attr attr = {.stack = kind};
+        CHECK_EQ(cr_run(was_deep_once, &attr, &(struct cr_config){.workers = 1, .stack = CR_STACK_STATIC, .freeze_after_ns = -1}), 0);
+    }
+}
+
 static void comes_and_goes(void *unused)
 {
     (void)unused;
@@ -136,6 +191,59 @@ TEST(a_steady_load_makes_no_kernel_calls_for_memory)
     SKIP_WITH_THREAD_SANITIZER();
     SKIP_WHILE_FREEZING();
     CHECK_EQ(cr_run(comes_and_goes, NULL, &(struct cr_config){.workers = 1}), 0);
+}
+
+/* ---- What comes home to a worker that sleeps ------------------------------------------------------------------ */
+
+struct frame {
+    struct cr_task task;
+    char locals[1000];
+    int result;
+};
+
+static int waits_in_frame(struct cr_task *task)
+{
+    struct frame *me = (struct frame *)(void *)task;
+    CR_TASK_BEGIN(task, waits_in_frame);
+    CR_AWAIT(me->result, cr_task_waitgroup_wait(task, &gate, CR_FOREVER));
+    CHECK_EQ(me->result, 0);
+    return 0;
+}
+
+static uint64_t frames_bytes(void)
+{
+    struct cr_mem_stats stats;
+    cr_mem_stats_get(&stats);
+    return stats.frames_bytes;
+}
+
+static void ends_them(void *count)
+{
+    uint64_t before = frames_bytes();
+    CHECK(before > (uintptr_t)count * sizeof(struct frame));
+    CHECK_EQ(cr_waitgroup_done(&gate), 0);
+    for (int64_t deadline_ns = cr_after(20 * CR_SEC); frames_bytes() > before / 10 && cr_now() < deadline_ns;)
+        CHECK_EQ(cr_sleep(10 * CR_MS), 0);
+    CHECK(frames_bytes() <= before / 10);
+}
+
+static void spawns_elsewhere(void *unused)
+{
+    enum { COUNT = 20000 };
+    struct frame frame = {.task = CR_TASK(waits_in_frame)};
+    struct cr_co *ender;
+    (void)unused;
+    gate = (struct cr_waitgroup){0};
+    CHECK_EQ(cr_waitgroup_add(&gate, 1), 0);
+    for (int i = 0; i < COUNT; i++)
+        CHECK_EQ(cr_task_spawn_on(NULL, 1, &frame.task, sizeof(frame), NULL), 0);
+    CHECK_EQ(cr_spawn_on(&ender, 1, ends_them, (void *)(uintptr_t)COUNT, NULL), 0);
+    CHECK_EQ(cr_join(ender), 0); /* this worker, from whose memory they are, sleeps meanwhile */
+}
+
+TEST(frames_of_tasks_that_end_elsewhere_go_back_though_their_worker_sleeps)
+{
+    CHECK_EQ(cr_run(spawns_elsewhere, NULL, &(struct cr_config){.workers = 2}), 0);
 }
 
 /* ---- The budget --------------------------------------------------------------------------------------------- */
@@ -175,6 +283,45 @@ TEST(at_the_memory_budget_spawning_fails_and_what_was_spawned_runs)
 {
     CHECK_EQ(cr_run(keeps_to_it, NULL, &(struct cr_config){.workers = 1, .stack = CR_STACK_STATIC, .memory_budget_bytes = BUDGET}), 0);
     CHECK_EQ(cr_run(keeps_to_it, NULL, &(struct cr_config){.workers = 3, .stack = CR_STACK_STATIC, .memory_budget_bytes = BUDGET}), 0);
+}
+
+static void tasks_keep_to_it(void *unused)
+{
+    struct frame frame = {.task = CR_TASK(waits_in_frame)};
+    (void)unused;
+    int expected = BUDGET / (int)(sizeof(frame) + sizeof(struct cr__record));
+    for (int round = 0; round < 3; round++) {
+        int count = 0, r;
+        gate = (struct cr_waitgroup){0};
+        CHECK_EQ(cr_waitgroup_add(&gate, 1), 0);
+        while ((r = cr_task_go(&frame.task, sizeof(frame))) == 0)
+            count++;
+        CHECK_EQ(r, -ENOMEM);
+        CHECK(count > expected * 3 / 4 && count < expected * 5 / 4);
+        CHECK_EQ(cr_waitgroup_done(&gate), 0);
+        while (frames_bytes() > BUDGET / 10) /* what has ended counts until it has gone back */
+            CHECK_EQ(cr_sleep(CR_MS), 0);
+    }
+}
+
+TEST(at_the_memory_budget_spawning_tasks_fails_too)
+{
+    CHECK_EQ(cr_run(tasks_keep_to_it, NULL, &(struct cr_config){.workers = 1, .memory_budget_bytes = BUDGET}), 0);
+    CHECK_EQ(cr_run(tasks_keep_to_it, NULL, &(struct cr_config){.workers = 3, .memory_budget_bytes = BUDGET}), 0);
+}
+
+static void others_keep_to_it(void *unused)
+{
+    (void)unused;
+    int count = spawn_up_to_the_bound();
+    CHECK_EQ(cr_go_remote(cr_rt_here(), parks, NULL), -ENOMEM);
+    CHECK(count > 0);
+    open_gate();
+}
+
+TEST(at_the_memory_budget_others_can_spawn_nothing_either)
+{
+    CHECK_EQ(cr_run(others_keep_to_it, NULL, &(struct cr_config){.workers = 1, .stack = CR_STACK_STATIC, .memory_budget_bytes = BUDGET}), 0);
 }
 
 TEST(a_budget_that_is_too_small_for_the_first_coroutine_is_an_error)
@@ -279,6 +426,99 @@ static void tells(void *unused)
 TEST(statistics_and_dump_tell_of_memory_by_kind)
 {
     CHECK_EQ(cr_run(tells, NULL, NULL), 0);
+}
+
+/* What is written to the file, or SKIP; returns what was there. */
+static long pool_of_huge_pages(long count)
+{
+    FILE *f = fopen("/proc/sys/vm/nr_hugepages", "r+e");
+    long before = 0;
+    if (!f || fscanf(f, "%ld", &before) != 1)
+        SKIP("the system's pool of huge pages is not ours to fill");
+    rewind(f);
+    bool set = fprintf(f, "%ld\n", count) > 0 && fflush(f) == 0;
+    fclose(f);
+    if (!set)
+        SKIP("the system's pool of huge pages is not ours to fill");
+    return before;
+}
+
+/* Of its pages of 2 MiB. */
+static long free_huge_pages(void)
+{
+    FILE *f = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
+    long count = 0;
+    if (f) {
+        (void)!fscanf(f, "%ld", &count);
+        fclose(f);
+    }
+    return count;
+}
+
+static bool dump_says(const char *what)
+{
+    FILE *f = tmpfile();
+    char line[512];
+    bool found = false;
+    CHECK_EQ(cr_dump(fileno(f)), 0);
+    rewind(f);
+    while (fgets(line, sizeof(line), f))
+        found |= strstr(line, what) != NULL;
+    fclose(f);
+    return found;
+}
+
+static void fills_more_than_the_pool(void *unused)
+{
+    (void)unused;
+    struct cr_mem_stats stats;
+    peak(100000); /* records: 12.8 MB */
+    cr_mem_stats_get(&stats);
+    if (stats.hugetlb_bytes == 0 && free_huge_pages() == 0)
+        _exit(TEST_SKIPPED); /* another program was faster */
+    CHECK(stats.hugetlb_bytes > 0);
+    CHECK(stats.hugetlb_bytes <= 3u << 21);
+    CHECK(stats.records_bytes > stats.hugetlb_bytes); /* so what the pool lacked came from elsewhere */
+    CHECK(dump_says("huge pages from the system's pool for"));
+    open_gate();
+}
+
+static void leaves_the_pool_alone(void *unused)
+{
+    (void)unused;
+    struct cr_mem_stats stats;
+    peak(100000);
+    cr_mem_stats_get(&stats);
+    CHECK_EQ(stats.hugetlb_bytes, 0);
+    CHECK(dump_says(stats.transparent_bytes > 0 ? "transparent huge pages asked for" : "no huge pages"));
+    open_gate();
+}
+
+/* Others on this machine may take from the pool, too: then it is skipped. */
+TEST(huge_pages_come_from_the_systems_pool_then_from_where_the_kernel_finds_some)
+{
+    if (RUNNING_ON_VALGRIND)
+        SKIP("valgrind does not move pages of the pool");
+#ifdef TEST_SANITIZED
+    SKIP("a sanitizer's own mappings find the pool's pages in their way");
+#endif
+    int one_at_a_time = open("/proc/sys/vm/nr_hugepages", O_RDONLY | O_CLOEXEC);
+    if (flock(one_at_a_time, LOCK_EX | LOCK_NB) < 0)
+        SKIP("another program does the same just now");
+    long before = pool_of_huge_pages(3), there = pool_of_huge_pages(3);
+    pid_t child = there == 3 ? fork() : -1;
+    if (child == 0)
+        _exit(cr_run(fills_more_than_the_pool, NULL, NULL) == 0 ? 0 : 1);
+    int status = 0;
+    if (child > 0)
+        CHECK(waitpid(child, &status, 0) == child);
+    (void)!pool_of_huge_pages(before);
+    if (child < 0 || (WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED))
+        SKIP("the system has no three huge pages to spare");
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    if (before == 0)
+        CHECK_EQ(cr_run(leaves_the_pool_alone, NULL, NULL), 0);
+    close(one_at_a_time);
 }
 
 /* ---- Shared stacks and the budget ---------------------------------------------------------------------------- */

@@ -30,12 +30,14 @@ static void check_order(void *unused)
 
 TEST(coroutines_take_turns_in_the_order_in_which_they_became_ready)
 {
+    SKIP_UNDER_SEED();
     CHECK_EQ(cr_run(check_order, NULL, NULL), 0);
     CHECK(strcmp(trace, "0abcabc") == 0);
 }
 
 TEST(star_keeps_the_same_order)
 {
+    SKIP_UNDER_SEED();
     CHECK_EQ(cr_run(check_order, NULL, &(struct cr_config){.policy = CR_POLICY_STAR}), 0);
     CHECK(strcmp(trace, "0abcabc") == 0);
 }
@@ -162,7 +164,7 @@ TEST_CO(a_detached_coroutine_goes_on)
     while (cr_co_status(co) != CR_CO_ENDED)
         cr_yield();
     CHECK_EQ(cr_detach(co), 0);
-    CHECK(strcmp(trace, "dede") == 0);
+    CHECK(test_under_seed() ? strlen(trace) == 4 : strcmp(trace, "dede") == 0);
 }
 
 static void waits_forever(void *answer)
@@ -227,6 +229,30 @@ TEST_CO(a_hundred_thousand_coroutines_start_run_and_end)
     CHECK_EQ(cr_stats_get(&stats), 0);
     CHECK(stats.spawned >= 100001);
     CHECK_EQ(stats.ended, 100000);
+}
+
+static unsigned have_run;
+
+static void runs(void *unused)
+{
+    (void)unused;
+    have_run++;
+}
+
+/* Who yields is always ready; each of its turns leaves a batch unfinished behind the next one. */
+TEST_CO(what_was_spawned_earlier_is_not_kept_waiting_by_one_that_always_yields)
+{
+    enum { BATCHES = 10, OF = 200 };
+    for (int b = 0; b < BATCHES; b++) {
+        for (int i = 0; i < OF; i++)
+            CHECK_EQ(cr_go(runs, NULL), 0);
+        cr_yield();
+    }
+    int yields = 0;
+    for (; have_run < BATCHES * OF && yields < 10 * BATCHES * OF; yields++)
+        cr_yield();
+    CHECK_EQ(have_run, BATCHES * OF);
+    CHECK(yields < BATCHES * OF);
 }
 
 TEST_CO(a_spawn_that_the_pool_can_serve_makes_no_kernel_call)
@@ -667,7 +693,7 @@ TEST_CO(an_unpark_before_the_park_is_not_lost_and_several_count_as_one)
     CHECK_EQ(cr_spawn(&co, parks_often, (void *)2, NULL), 0);
     CHECK_EQ(cr_unpark(co), 0); /* it has not even begun */
     CHECK_EQ(cr_unpark(co), 0);
-    cr_yield();
+    CHECK_EQ(cr_sleep(CR_MS), 0);
     CHECK_EQ(parked_rounds, 1);
     CHECK_EQ(cr_unpark(co), 0);
     CHECK_EQ(cr_join(co), 0);

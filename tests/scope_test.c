@@ -14,6 +14,7 @@ static const struct cr_config several = {.workers = 4};
     }                                              \
     TEST(name##_on_several)                        \
     {                                              \
+        SKIP_SEVERAL_UNDER_SEED();                 \
         CHECK_EQ(cr_run(name, NULL, &several), 0); \
     }                                              \
     static void name(__attribute__((unused)) void *unused)

@@ -71,6 +71,27 @@ static inline bool test_freezes(void)
             SKIP("parked stacks give back their pages");                                                               \
     } while (0)
 
+/* Whether the environment has runtimes run under a seed (docs/sim.md), so that the order of what is ready is not that of arrival. */
+static inline bool test_under_seed(void)
+{
+    const char *seed = getenv("CR_SEED");
+    return seed && *seed;
+}
+
+/* First thing in a test of several workers. */
+#define SKIP_SEVERAL_UNDER_SEED()                                                                                      \
+    do {                                                                                                               \
+        if (test_under_seed())                                                                                         \
+            SKIP("under a seed there is one worker");                                                                  \
+    } while (0)
+
+/* First thing in a test of the usual order. */
+#define SKIP_UNDER_SEED()                                                                                              \
+    do {                                                                                                               \
+        if (test_under_seed())                                                                                         \
+            SKIP("the order is the seed's");                                                                           \
+    } while (0)
+
 #define TEST_SECONDS 60
 #define TEST_SKIPPED 77
 
@@ -81,6 +102,7 @@ struct test {
 };
 
 static struct test *test_first, **test_last = &test_first;
+static const struct test *test_current __attribute__((unused)); /* the one that runs: several may have the same function */
 
 static inline void test_add(struct test *test)
 {
@@ -102,7 +124,10 @@ static inline void test_add(struct test *test)
     static void body_of_##test_name(void *unused);                                                                     \
     TEST(test_name)                                                                                                    \
     {                                                                                                                  \
-        CHECK_EQ(cr_run(body_of_##test_name, NULL, config), 0);                                                        \
+        const struct cr_config *test_config = config;                                                                  \
+        if (test_config && test_config->workers > 1)                                                                   \
+            SKIP_SEVERAL_UNDER_SEED();                                                                                 \
+        CHECK_EQ(cr_run(body_of_##test_name, NULL, test_config), 0);                                                   \
     }                                                                                                                  \
     static void body_of_##test_name(void *unused __attribute__((unused)))
 #define TEST_CO(test_name) TEST_CO_CONFIG(test_name, NULL)
@@ -140,8 +165,21 @@ static inline void test_add(struct test *test)
 __attribute__((noreturn)) static inline void test_fail(const char *file, int line, const char *what)
 {
     printf("# %s:%d: not so: %s\n", file, line, what);
+    if (test_under_seed())
+        printf("# under CR_SEED=%s\n", getenv("CR_SEED"));
     fflush(stdout);
     _exit(1);
+}
+
+/* An empty file without a name, in that folder. */
+static inline int test_file(const char *folder)
+{
+    char path[128];
+    snprintf(path, sizeof(path), "%s/crore-test-%d", folder, (int)getpid());
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600); /* O_TMPFILE is not for all file systems */
+    CHECK(fd >= 0);
+    CHECK(unlink(path) == 0);
+    return fd;
 }
 
 /* Runs fn in a child. Its standard error goes to text; returns its wait status. */
@@ -166,6 +204,8 @@ static inline int test_capture(void (*fn)(void), char *text, size_t size)
     close(ends[0]);
     int status = 0;
     waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED)
+        SKIP("what its child needs is not here");
     return status;
 }
 
@@ -218,6 +258,7 @@ int main(int argc, char **argv)
         if (only && strcmp(only, test->name) != 0)
             continue;
         number++;
+        test_current = test;
         int status = 0;
         if (forks)
             status = test_run_forked(test);

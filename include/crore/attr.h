@@ -32,6 +32,10 @@ enum cr_attr_flags {
  * depth is known: link with -z now, and see docs/stacks.md for what does not fit. Builds with sanitizers or without optimization, and valgrind, get 16 KiB, guarded. */
 #define CR_STACK_PACKED_BYTES 2048
 
+/* The largest stack_size_bytes, also that of a default, for who names CR_STACK_SHARED; -EINVAL beyond. (Who leaves the kind to a default gets a static one where the size is larger.) What lies that
+ * deep is copied too dearly: CR_STACK_VIRTUAL is for it. */
+#define CR_STACK_SHARED_MOST_BYTES (256 << 10)
+
 /* Zeroed means default, field by field. Read during the call only; the caller may discard it after. */
 struct cr_attr {
     const char *name;        /* for messages and dumps; copied, cut to 31 bytes. NULL: the entry function's symbol */

@@ -14,9 +14,10 @@
  *         }
  *     }
  *
- * One thread at a time may work with a coroutine; which thread may change between two resumes. A
- * bare coroutine that runs inside a scheduled one (crore/rt.h) may call what suspends: its whole
- * chain parks. Nothing here suspends in the scheduler's sense. */
+ * One thread at a time may work with a coroutine; which thread may change between two resumes, unless
+ * its stack is shared: then all are its first resumer's, and when that has ended it may only be
+ * destroyed. A bare coroutine that runs inside a scheduled one (crore/rt.h) may call what suspends:
+ * its whole chain parks. Nothing here suspends in the scheduler's sense. */
 #ifndef CRORE_CO_H
 #define CRORE_CO_H
 
@@ -29,7 +30,7 @@ extern "C" {
 struct cr_co;
 
 enum cr_co_status {
-    CR_CO_NEW,       /* made, never resumed; holds no stack yet */
+    CR_CO_NEW,       /* made, has never run; holds no stack yet, unless its first resume was refused */
     CR_CO_SUSPENDED, /* yielded; may be resumed */
     CR_CO_RUNNING,   /* running now, or waiting for one that it resumed */
     CR_CO_ENDED,     /* its function has returned; may only be destroyed */
@@ -47,10 +48,12 @@ CR_API CR_CHECKED int cr_co_create(struct cr_co **out, void *(*fn)(void *value),
  *   value: in, what co's cr_co_yield (or its function, the first time) gets; out, what it yielded or
  *          returned. NULL passes NULL and drops what comes back
  * Returns 0 when it yielded, 1 when it ended; -EINVAL if it had ended before, -EBUSY if it is
- * running or waits for one that it resumed, -EPERM if it belongs to the scheduler, -ENOMEM if there
- * was no stack for its first run (it stays CR_CO_NEW, and may be resumed again), or no memory for the bytes of who has to make room on
- * its shared stack, -EXDEV if that is another thread's. On an error *value is
- * untouched. After a cr_co_yield_to within, the answer is that of whichever coroutine came back. */
+ * running or waits for one that it resumed, or who is on its shared stack is in cr_blocking; -EPERM
+ * if it belongs to the scheduler, -ENOMEM if there was no stack for its first run, or no memory for
+ * the bytes of who has to make room on its shared stack, -EXDEV if that is another thread's. On an
+ * error it stays what it was, CR_CO_NEW too, and *value is untouched; after -ENOMEM, or when that
+ * cr_blocking is over, it may be resumed again. After a cr_co_yield_to within, the answer is that of
+ * whichever coroutine came back. */
 CR_API CR_CHECKED int cr_co_resume(struct cr_co *co, void **value);
 
 /* Back to whoever resumed the running coroutine; returns when it is resumed again.
@@ -60,7 +63,8 @@ CR_API CR_CHECKED int cr_co_yield(void **value);
 
 /* Suspends the running coroutine and goes straight to `to`, which inherits its resumer.
  * Returns 0 once the caller is resumed or yielded to again; -EPERM outside a bare coroutine, and for
- * `to` the errors of cr_co_resume. Yielding to oneself returns 0 at once, value untouched. */
+ * `to` the errors of cr_co_resume, -EBUSY for its shared stack included: then the caller goes on.
+ * Yielding to oneself returns 0 at once, value untouched. */
 CR_API CR_CHECKED int cr_co_yield_to(struct cr_co *to, void **value);
 
 /* What co is doing. Any thread, but the answer is only stable where nobody else works with co. */
@@ -71,7 +75,9 @@ CR_API struct cr_co *cr_co_current(void);
 
 /* Ends co's life and gives back its stack, also if it never finished: its frames are dropped, not
  * unwound; destructors of its local storage run (on the caller's stack). NULL is ignored.
- * Returns 0; -EBUSY if it is running; -EPERM if it belongs to the scheduler; -EXDEV if its shared stack is another thread's. */
+ * Returns 0; -EBUSY if it is running; -EPERM if it belongs to the scheduler; -EXDEV if its shared
+ * stack is another thread's that has not ended. When that has, any thread may destroy it: what all
+ * on that thread's shared stacks had in common goes with the last of them. */
 CR_API int cr_co_destroy(struct cr_co *co);
 
 /* Coroutine-local storage: one pointer per coroutine and key, for bare and scheduled ones.

@@ -7,7 +7,8 @@
  *
  * One coroutine at a time may receive on a connection, and one (the same or another) may send: a second one
  * gets -EBUSY. Calls return bytes or 0, or a negative errno code; besides those named below, what the kernel
- * answered: -ECONNRESET, -EPIPE, -ENETUNREACH, … All are for scheduled coroutines (those that
+ * answered: -ECONNRESET, -EPIPE, -ENETUNREACH, … Why a connection broke is told once, to who receives or sends first; from then on the
+ * one gets 0, the other -EPIPE. All are for scheduled coroutines (those that
  * transfer or wait return -EPERM elsewhere; closing does nothing there) and, unless said otherwise, suspend. SIGPIPE is never
  * raised. */
 #ifndef CRORE_CONN_H
@@ -24,10 +25,10 @@ extern "C" {
 
 struct cr_conn;
 struct cr_listener;
-struct cr_net; /* a user-space network; none yet: leave NULL for the kernel's */
+struct cr_net; /* a network of our own: crore/net.h */
 
 enum cr_conn_flags {
-    CR_REUSE_PORT = 1u << 0, /* several listeners on one port (SO_REUSEPORT) */
+    CR_REUSE_PORT = 1u << 0, /* several listeners on one port, if each says so (SO_REUSEPORT): a hash of its two ends says whose a connection is */
     CR_V6_ONLY = 1u << 1,    /* a listener on [::] does not take IPv4 */
     CR_NAGLE = 1u << 2,      /* let TCP gather small writes; off by default (TCP_NODELAY) */
 };
@@ -41,6 +42,15 @@ struct cr_conn_opts {
     int recv_buffer_bytes;
     const char *source;    /* dial from here: "127.0.0.2" or "127.0.0.2:4000" or "[::1]:4000" */
     unsigned mode;         /* permissions of a listening unix:/PATH; 0: what umask leaves */
+
+    /* Of TCP, where others would wait for a peer that is gone: the connection ends, and calls on it return -ETIMEDOUT, or -EHOSTUNREACH and
+     * its kin if that was told. Those that a listener accepts have its own.
+     * keepalive_ms: when nothing has been heard for so long (a second at least; the kernel counts in seconds, rounded up, to 32,767 of them), and nothing is on its way, the peer is asked whether it
+     *     is there, and asked again each 75 s, or as often if that is less; nine times without an answer end it, or, with a user timeout, that much silence. 0: it is never asked
+     * user_timeout_ms: how long what is sent may stay without an acknowledgement, be it a dial's SYN, or wait for a peer whose window is closed (RFC 5482). 0: what TCP takes, some 15 minutes; while
+     *     the peer says that its window is closed, for ever */
+    int keepalive_ms;
+    int user_timeout_ms;
 };
 
 /* Listens. An existing unix:/PATH is replaced only if it is a socket on which nobody listens.
@@ -53,7 +63,8 @@ CR_API CR_CHECKED int cr_listen_until(struct cr_listener **out, const char *url,
 
 /* Waits for the next connection. Returns 0; -EMFILE, -ENFILE, -ENOMEM (also at the memory budget), -ENOBUFS (the connection stays in the backlog; try
  * again when something was closed. Only where epoll itself has no memory, -ENOMEM, it is closed), -ETIMEDOUT,
- * -ECANCELED, -EBADF (closed meanwhile). */
+ * -ECANCELED, -EBADF (closed meanwhile), -EBUSY (another one waits there already; of a network on all workers: on this
+ * worker), -EPERM. */
 CR_API CR_CHECKED int cr_accept(struct cr_listener *l, struct cr_conn **out);
 CR_API CR_CHECKED int cr_accept_until(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns);
 
@@ -66,7 +77,10 @@ CR_API int cr_listener_url(const struct cr_listener *l, char *buf, size_t size_b
 
 /* Connects; all addresses of a name in turn. udp:// gives a socket that talks to that peer only.
  * Returns 0; -EINVAL, -EPROTONOSUPPORT, -ENOENT (name unknown), -EAGAIN (no name server answered), -ECONNREFUSED and its kin (from the
- * last address tried), -ETIMEDOUT, -ECANCELED, -EMFILE, -ENOMEM. On an error nothing is left open. */
+ * last address tried): -EHOSTUNREACH (after some 3 s, where nobody on the link has the address), -ENETUNREACH, -EAFNOSUPPORT (the source is of
+ * the other family), -EADDRNOTAVAIL (no such source, or a connection from there to there exists), -EADDRINUSE (the source's port is somebody
+ * else's; of udp:// also: it talks to that peer already, which the kernel does not mind); -ETIMEDOUT (also if the deadline has passed already), -ECANCELED, -EMFILE, -ENOMEM. On an
+ * error nothing is left open. */
 CR_API CR_CHECKED int cr_dial(struct cr_conn **out, const char *url, const struct cr_conn_opts *opts);
 CR_API CR_CHECKED int cr_dial_until(struct cr_conn **out, const char *url, const struct cr_conn_opts *opts,
                                     int64_t deadline_ns);
@@ -78,7 +92,7 @@ CR_API CR_CHECKED ssize_t cr_readv(struct cr_conn *conn, const struct iovec *iov
 CR_API CR_CHECKED ssize_t cr_readv_until(struct cr_conn *conn, const struct iovec *iov, int iov_count,
                                          int64_t deadline_ns);
 
-/* Sends: at least one byte, up to all. Returns the number of bytes taken. */
+/* Sends: at least one byte, up to all. Returns the number of bytes taken. More than 1,024 pieces: -EMSGSIZE (receiving: -EINVAL). */
 CR_API CR_CHECKED ssize_t cr_write(struct cr_conn *conn, const void *buf, size_t size_bytes);
 CR_API CR_CHECKED ssize_t cr_write_until(struct cr_conn *conn, const void *buf, size_t size_bytes,
                                          int64_t deadline_ns);
@@ -109,7 +123,8 @@ struct cr_lent {
 CR_API CR_CHECKED ssize_t cr_recv_lend(struct cr_conn *conn, struct cr_lent *lent);
 CR_API CR_CHECKED ssize_t cr_recv_lend_until(struct cr_conn *conn, struct cr_lent *lent, int64_t deadline_ns);
 
-/* Gives it back; lent is zeroed. What has been returned or is empty is ignored. Does not suspend. */
+/* Gives it back; lent is zeroed. What has been returned or is empty is ignored. Does not suspend, nor needs memory, on
+ * whichever worker: elsewhere than on a network's own one (crore/net.h) it is back a little later. */
 CR_API void cr_recv_return(struct cr_conn *conn, struct cr_lent *lent);
 
 /* Waits until a receive, or a send, would not wait: there is data, room, an end or an error. Takes nothing.
@@ -119,7 +134,10 @@ CR_API CR_CHECKED int cr_wait_readable_until(struct cr_conn *conn, int64_t deadl
 CR_API CR_CHECKED int cr_wait_writable(struct cr_conn *conn);
 CR_API CR_CHECKED int cr_wait_writable_until(struct cr_conn *conn, int64_t deadline_ns);
 
-/* Half close: the peer reads an end, and receiving goes on. Returns 0, -ENOTCONN, -EOPNOTSUPP (no socket). Does not suspend. */
+/* Half close: the peer reads an end, and receiving goes on. Returns 0, -ENOTCONN (not connected, or no longer), -EOPNOTSUPP (no
+ * socket; a datagram socket of a network of our own), -EPERM (neither in a coroutine nor in a task); of a network of our own
+ * also -EBADF (that is closed). Does not suspend, but for a coroutine elsewhere than on such a network's own worker: then also
+ * -ENOMEM, -EXDEV. A task elsewhere is told 0 when it is under way, not what has come of it. */
 CR_API int cr_close_write(struct cr_conn *conn);
 
 /* Closes, gives back what is still lent, and frees conn. A coroutine that waits on it gets -EBADF. NULL is ignored.
@@ -159,6 +177,11 @@ CR_API CR_CHECKED int cr_resolve(const char *host, uint16_t port, struct cr_addr
 CR_API CR_CHECKED int cr_resolve_until(const char *host, uint16_t port, struct cr_addr *addrs, int count,
                                        int64_t deadline_ns);
 
+/* The same on a network, as the calls do it that name it in their options (NULL: the kernel's). If it has name servers of its own (dns=, crore/net.h), those are asked instead, over
+ * it and nothing else; then addresses to which it has no way come last, and else IPv6 before IPv4. Returns also -EBADF (it was closed meanwhile). From any worker of its runtime. */
+CR_API CR_CHECKED int cr_resolve_on(struct cr_net *net, const char *host, uint16_t port, struct cr_addr *addrs, int count);
+CR_API CR_CHECKED int cr_resolve_on_until(struct cr_net *net, const char *host, uint16_t port, struct cr_addr *addrs, int count, int64_t deadline_ns);
+
 /* Any fd of the caller's: pipe, terminal, signalfd, eventfd, socket of whatever kind. Set non-blocking where the kernel can
  * poll it; otherwise (regular files) as what cr_file_open opens.
  * Takes the fd over: cr_close closes it. Returns 0, -EBADF, -EEXIST (already taken over), -ENOMEM, -EPERM; on an error
@@ -168,7 +191,7 @@ CR_API CR_CHECKED int cr_conn_from_fd(struct cr_conn **out, int fd);
 /* The fd behind it: still conn's; for setsockopt and the like. -EOPNOTSUPP if there is none. Does not suspend. */
 CR_API int cr_conn_fd(const struct cr_conn *conn);
 
-/* Regular files, as connections: cr_read and cr_write go on from where the last one stopped. flags and mode as open(2). What the page cache has is read
+/* Regular files, as connections: cr_read and cr_write go on from where the last one stopped; several at once on one file should say where (cr_pread, cr_pwrite). flags and mode as open(2). What the page cache has is read
  * at once; what would wait for the disk is done on a thread of cr_blocking's, as are opening and, mostly, writing. Closing does not take the
  * fd away from a transfer that has begun; it goes on to its end. Deadlines bound the wait for a thread. All suspend.
  * Return as open, pread and pwrite, and what cr_blocking does: -ETIMEDOUT, -ECANCELED, -EAGAIN, -ENOMEM (nothing was done). */

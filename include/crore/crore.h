@@ -5,7 +5,10 @@
 #include <crore/chan.h>
 #include <crore/co.h>
 #include <crore/conn.h>
+#include <crore/link.h>
+#include <crore/net.h>
 #include <crore/outside.h>
+#include <crore/packet.h>
 #include <crore/rt.h>
 #include <crore/scope.h>
 #include <crore/server.h>

@@ -40,7 +40,7 @@ struct cr_config {
     enum cr_policy policy;
     enum cr_stack_kind stack; /* of coroutines that do not ask for another; CR_STACK_DEFAULT: what the environment's CR_STACK says ("static", "virtual" or
                                 "shared"), else static. With CR_STACK_CENSUS=1 in the environment a run reports which kind and size would do (docs/stacks.md) */
-    unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size, that is up to 64 KiB and each power of two above; 0: what the
+    unsigned shared_stacks;  /* how many CR_STACK_SHARED coroutines of a worker take turns on, of each size, that is 64, 128 and 256 KiB; 0: what the
                                 environment's CR_SHARED_STACKS says, else 4 */
     int64_t freeze_after_ns; /* a virtual stack whose coroutine has been parked for so long is frozen, about a quarter of a second later at most, or, among very many, when its turn comes; 0: what the
                                 environment's CR_FREEZE_AFTER_NS says, else 1 s; negative: never. It takes Linux 6.13 and userfaultfd; where that is refused, a
@@ -51,7 +51,7 @@ struct cr_config {
                                 has an equal share; at the bound, ones that have not started wait for a stack of their size */
     uint64_t memory_budget_bytes; /* bound on what the runtime holds by its own books (struct cr_mem_stats, of the process), 0: none. Each static or virtual stack in use, and
                                 each coroutine that has not started, counts a page and 256 bytes of page tables, however much of it was touched; a packed one half of that; a frozen one
-                                256 bytes and its image; one that has started on a shared stack its image. When little is left, virtual stacks are frozen at once. At the bound spawning
+                                256 bytes and its image (also after somebody else has touched it, until it has run, though it has a page or more again); one that has started on a shared stack its image. When little is left, virtual stacks are frozen at once. At the bound spawning
                                 returns -ENOMEM, and so does cr_accept; servers leave connections in the backlog until there is room. What has begun goes on, and may
                                 take a little more: up to 256 KiB a worker, and what it needs to go on (buffers, images) */
     unsigned max_blocking_threads; /* for cr_blocking and for files; 0: 64. Made when there is work for them, ended after some idle seconds */
@@ -63,6 +63,9 @@ struct cr_config {
                                 highest real-time signal below SIGRTMAX that the program has left at its default when the first runtime starts. Nobody else should
                                 use that one. A coroutine that is inside a system call which a signal would end is not asked */
     unsigned flags;          /* of enum cr_config_flags */
+    uint64_t seed;           /* not 0: time, random numbers, and the order of what is ready follow from this number, so a run can be repeated (docs/sim.md); 0: what the
+                                environment's CR_SEED says, else none. Such a runtime has one worker (with several asked for: -EINVAL), and is the only one of the process while it runs:
+                                else -EBUSY */
 };
 
 enum cr_config_flags {
@@ -164,6 +167,10 @@ CR_API CR_CHECKED int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_
 CR_API int64_t cr_now(void);
 CR_API int64_t cr_after(int64_t duration_ns);
 
+/* Fills buf with random bytes: the kernel's (getrandom), or, in a runtime under a seed, ones that follow from that, on its own thread. Any thread. Never suspends (but the kernel
+ * blocks while it has none yet, early after the machine was started). 0 or -errno. */
+CR_API CR_CHECKED int cr_random(void *buf, size_t size_bytes);
+
 /* Writes to fd what all coroutines of the runtime do: how many, in which function, what they wait for and who holds that, since when, whether with a deadline, and one
  * backtrace for all that are at the same place (x86-64, with libunwind); circles of coroutines that wait for each other; what runs on a worker that does not answer
  * within a second. The coroutines run on meanwhile, so it is no picture of one moment; memory is bounded, however many there are: what fits no group is
@@ -186,25 +193,28 @@ struct cr_stats {
     uint64_t stack_waits;     /* times that a coroutine had to wait for a stack, or to get back onto it */
     uint64_t steals, sent;    /* coroutines that another worker took, and that one worker made ready for another */
     uint64_t slow;            /* times that a coroutine ran too long without suspending */
+    uint64_t seed, trace;     /* under a seed: that, and a number made of which coroutine had its turn when: the same for the same turns; else 0 */
     uint64_t frozen, thawed;  /* virtual stacks, by all runtimes of the process: thawed for their coroutine, or since somebody touched them */
 };
 CR_API int cr_stats_get(struct cr_stats *out);
 
-/* Memory in use, in bytes by kind, of the whole process's runtimes; what the application allocates itself is not among it. Kinds that are made of many small objects
+/* Memory in use, in bytes by kind (but of stacks: addresses), of the whole process's runtimes; what the application allocates itself is not among it. Kinds that are made of many small objects
  * count in steps of 256 KiB for each worker. Any thread. Never suspends; page_tables_bytes takes a read of /proc/self/status, some tens of microseconds. */
 struct cr_mem_stats {
     uint64_t records_bytes; /* coroutine records, hot and cold parts */
     uint64_t frames_bytes;  /* tasks: their frames and records (crore/task.h) */
-    uint64_t stacks_bytes;  /* address space of stacks, guards included; what was never touched costs no memory */
+    uint64_t stacks_bytes;  /* address space of stacks, guards included, of which only the kernel knows how much is memory: a page costs none before its first touch, nor while its stack is
+                               frozen. Packed stacks have no guards, and are memory */
     uint64_t conns_bytes;   /* connections and listeners */
     uint64_t buffers_bytes; /* lent buffers, in use or pooled */
     uint64_t images_bytes;  /* live bytes of stacks, while they are not on them */
+    uint64_t packets_bytes; /* packet buffers (crore/packet.h), as many as were ever in use at once: these do not go back */
     uint64_t other_bytes;   /* workers, tables */
     uint64_t spare_bytes;   /* held back for any of these but guarded stacks: what is not wanted for about a second goes back to the system */
     uint64_t transparent_bytes; /* of what is above, and of what has gone back: addresses for which the kernel was asked for huge pages (transparent ones), */
     uint64_t hugetlb_bytes;     /* and for which it has given some of its pool (hugetlb) */
     uint64_t page_tables_bytes; /* of the whole process, as the kernel says; 0: it does not */
-    uint64_t kernel_calls;  /* mmap, munmap, mprotect and madvise made so far (not process_madvise and UFFDIO_COPY) */
+    uint64_t kernel_calls;  /* mmap, munmap, mprotect and madvise made so far, several ranges dropped at once among them (not what looks and freezes: mincore, process_madvise for guards, UFFDIO_COPY) */
     uint64_t frozen;        /* virtual stacks, so far: how often one was frozen, */
     uint64_t thawed, touched; /* thawed for its coroutine to go on, and by another one's touch */
 };

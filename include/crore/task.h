@@ -30,7 +30,8 @@
  *         cr_close(conn);
  *
  * The protocol. `at` says where a task is: at->next(task) goes on from there, until the task awaits something (then it returns CR_WAITS, and whoever runs it calls
- * at->next again when that has come) or has ended (then it returns anything else: the result). That is all; a function with a state variable in its frame does it as well as
+ * at->next again when that has come) or has ended (then it returns anything else: the result, and nobody calls at->next again: the runtime notices
+ * who does so to a task that it ran, but to one that is driven by hand it is just another call). That is all; a function with a state variable in its frame does it as well as
  * the macros. What it may wait for are leaves, the calls below whose first parameter is `task`: a leaf answers CR_WAITS, which the function returns at
  * once; when it is resumed it calls the same leaf again, with the same arguments, and gets the result. A leaf that need not wait answers at once. Such a call is for the task
  * that runs, in its own function: elsewhere it ends the program with a message that names function, file and line.
@@ -110,8 +111,10 @@ struct cr_task {
 #define CR_TASK_BEGIN(task, fn)                                                                                        \
     struct cr_task *const cr__task = (task);                                                                           \
     static int (*const cr__next)(struct cr_task *) __attribute__((unused)) = fn;                                       \
+    static void *const cr__first __attribute__((unused)) = &&cr__begin; /* clang wants one, if nothing is awaited */   \
     if (cr__task->at->label)                                                                                           \
-    goto *cr__task->at->label
+        goto *cr__task->at->label;                                                                                     \
+    cr__begin:
 
 /* Awaits: result = call, when that has one. A statement; may stand in loops, in a `switch`, more than once in a line. `return value;` ends the task, from anywhere. */
 #define CR_AWAIT(result, call)                                                                                         \
@@ -130,7 +133,7 @@ struct cr_task {
 
 /* Spawns a task with a copy of a frame, that takes up to 64 KiB: what is larger belongs elsewhere. It costs one object of a slab. As cr_go and cr_spawn: it starts later, in its turn,
  * on whichever worker is free first, and stays there (but see CR_MIGRATABLE).
- *   frame:      its first member; made with CR_TASK, or by hand. A member that points into the frame would point into the caller's
+ *   frame:      its first member; made with CR_TASK, or by hand, with `caller` NULL; one that runs, or has ended, is refused (-EINVAL). A member that points into the frame would point into the caller's
  *   size_bytes: of the whole frame. What wants to be aligned to 16 bytes is
  *   attr:       NULL for defaults; what it says of stacks and control words means nothing here
  * Returns 0, -EPERM, -EINVAL, -ENOMEM; on an error nothing was spawned. Does not suspend; from coroutines and tasks. */
@@ -153,7 +156,7 @@ CR_API int cr_task_backtrace(int fd);
 /* ---- Leaves: other tasks and coroutines --------------------------------------------------------------------- */
 
 /* Calls another task, and has its result. Its frame stays the caller's, and where it is, until then: mostly a member of the caller's frame. Once it has ended, it must
- * be made anew (CR_TASK) to be called again. */
+ * be made anew (CR_TASK) to be called again. A frame that has been called already, or does not say what it runs, ends the program with a message. */
 CR_API CR_CHECKED int cr_task_call(struct cr_task *task, struct cr_task *callee);
 
 /* Waits for the end of a coroutine or task, as cr_join_task. */

@@ -4,8 +4,8 @@
  *
  * A fresh stack's top holds CR__ARCH_TOP_BYTES that no frame ever overlaps:
  *     top - 32   address of cr__arch_entry       <- the context's stack pointer
- *     top - 24   function to run
- *     top - 16   its first argument
+ *     top - 24   what runs: a struct cr__arch_life
+ *     top - 16   its argument
  *     top -  8   free for the stack's owner
  * so that a new context may be laid onto a stack whose last occupant still runs below (see stack.h). */
 #ifndef CR__ARCH_H
@@ -17,18 +17,30 @@
 
 #define CR__ARCH_TOP_BYTES 32
 
-/* Where a fresh context starts: calls fn(arg, value, note). In entry-ISA.S. */
+/* What runs in a fresh context: begin says which function is called, and with what; end gets what that returns, and must not return itself. Two
+ * functions, since the frame of one that called in between would be there as long as the context is. */
+struct cr__arch_call {
+    void *(*fn)(void *arg);
+    void *arg;
+};
+
+struct cr__arch_life {
+    struct cr__arch_call (*begin)(void *arg, void *value, uint64_t note);
+    void (*end)(void *result);
+};
+
+/* Where a fresh context starts. In entry-ISA.S. */
 void cr__arch_entry(void);
 
-/* Where one goes on whose live bytes are not on its stack: calls cr__co_bring there, and goes on at the stack pointer that it returns. */
+/* Where one goes on whose live bytes are not on its stack: calls the function whose address lies above this one's, and goes on at the stack pointer that it returns. */
 void cr__arch_bring(void);
 
-/* Makes a context on a stack that ends at top (16-byte aligned); returns its stack pointer. fn must not return. */
-static inline void *cr__arch_prepare(char *top, void (*fn)(void *arg, void *value, uint64_t note), void *arg)
+/* Makes a context on a stack that ends at top (16-byte aligned); returns its stack pointer. */
+static inline void *cr__arch_prepare(char *top, const struct cr__arch_life *life, void *arg)
 {
     void **words = (void **)(void *)(top - CR__ARCH_TOP_BYTES);
     words[0] = (void *)cr__arch_entry;
-    words[1] = (void *)fn;
+    words[1] = (void *)(uintptr_t)life;
     words[2] = arg;
     return words;
 }

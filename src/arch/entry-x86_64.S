@@ -1,4 +1,4 @@
-/* The first instructions on a fresh stack. On arrival rsp points to { this address, fn, arg }; rax holds the value
+/* The first instructions on a fresh stack. On arrival rsp points to { this address, life, arg }; rax holds the value
  * that travels, rdx its note. The return address is declared undefined: unwinders stop here. */
         .text
         .globl  cr__arch_entry
@@ -9,14 +9,20 @@ cr__arch_entry:
         .cfi_startproc
         .cfi_undefined rip
         xorl    %ebp, %ebp
+        movq    8(%rsp), %rbx           /* life: what is called keeps it */
         movq    16(%rsp), %rdi          /* arg */
         movq    %rax, %rsi              /* value; note is in rdx already */
-        call    *8(%rsp)
-        ud2                             /* fn must not return */
+        call    *(%rbx)                 /* begin: what to call is in rax, and with what in rdx */
+        movq    %rdx, %rdi
+        call    *%rax
+        movq    %rax, %rdi
+        call    *8(%rbx)                /* end */
+        ud2                             /* it must not return */
         .cfi_endproc
         .size   cr__arch_entry, .-cr__arch_entry
 
-/* Where a context goes on whose live bytes are not on its stack (co.h). On arrival rsp points to { this address }, on the mover's stack. */
+/* Where a context goes on whose live bytes are not on its stack (co.h). On arrival rsp points to { this address, who puts them back }, on
+ * the mover's stack. */
         .text
         .globl  cr__arch_bring
         .hidden cr__arch_bring
@@ -27,7 +33,7 @@ cr__arch_bring:
         .cfi_undefined rip
         pushq   %rax
         pushq   %rdx
-        call    cr__co_bring            /* the stack pointer of what runs next */
+        call    *24(%rsp)               /* the stack pointer of what runs next */
         popq    %rdx
         popq    %rcx
         movq    %rax, %rsp

@@ -3,21 +3,24 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 void cr__panic(const char *format, ...)
 {
-    char line[512];
+    static const char begin[] = "crore: ";
+    char line[512]; /* leaves in one write: nothing that another thread says comes between */
+    size_t used = sizeof(begin) - 1;
+    memcpy(line, begin, used);
     va_list args;
     va_start(args, format);
-    int length = vsnprintf(line, sizeof(line) - 1, format, args);
+    int length = vsnprintf(line + used, sizeof(line) - used, format, args);
     va_end(args);
-    if (length < 0)
-        length = 0;
-    if ((size_t)length > sizeof(line) - 2)
-        length = sizeof(line) - 2;
-    line[length++] = '\n';
-    if (write(STDERR_FILENO, "crore: ", 7) < 0 || write(STDERR_FILENO, line, (size_t)length) < 0)
+    used += length < 0 ? 0 : (size_t)length;
+    if (used > sizeof(line) - 1)
+        used = sizeof(line) - 1;
+    line[used++] = '\n';
+    if (write(STDERR_FILENO, line, used) < 0)
         abort(); /* nobody to tell */
     abort();
 }

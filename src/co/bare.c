@@ -16,7 +16,7 @@ static _Atomic uint32_t last_id;
 struct bare {
     struct cr_co co;
     uint32_t stack_bytes;
-    struct cr__self *home; /* of one with a shared stack: the thread that it is bound to */
+    struct cr__home *home; /* of one with a shared stack: its thread's. (Not the thread's record: the next thread's may lie where that was) */
 };
 
 int cr_co_create(struct cr_co **out, void *(*fn)(void *), const struct cr_attr *attr)
@@ -34,7 +34,7 @@ int cr_co_create(struct cr_co **out, void *(*fn)(void *), const struct cr_attr *
     bare->stack_bytes = stack_bytes;
     if (cr__co_kind(&bare->co) == CR_STACK_SHARED)
         bare->co.mode |= CR__MODE(0, CR__CO_CHECKED);
-    if (attr && attr->name && cr__co_name_set(&bare->co, attr->name) < 0) {
+    if (attr && attr->name && cr_name_set(&bare->co, attr->name) < 0) {
         cr__mem_free(bare, sizeof(*bare), CR__MEM_RECORDS);
         return -ENOMEM;
     }
@@ -42,27 +42,34 @@ int cr_co_create(struct cr_co **out, void *(*fn)(void *), const struct cr_attr *
     return 0;
 }
 
-/* The first frame of every bare coroutine. */
-__attribute__((noreturn)) static void run(void *arg, void *value, uint64_t note)
+/* What runs on a bare coroutine's stack. */
+static struct cr__arch_call begin(void *arg, void *value, uint64_t note)
 {
     struct cr_co *co = arg;
     cr__co_arrive(co, note);
-    value = ((void *(*)(void *))co->entry)(value);
+    return (struct cr__arch_call){(void *(*)(void *))co->entry, value};
+}
 
+static void end(void *result)
+{
     struct cr__self *self = cr__self_get(); /* after the user's code: perhaps another thread */
+    struct cr_co *co = self->current;
     cr__co_state_set(co, CR__CO_ENDED);
     if (cr__co_is_packed(co))
         cr__co_check_packed(co, __builtin_frame_address(0));
     if (cr__co_kind(co) == CR_STACK_SHARED)
         cr__shared_end(co);
     self->current = co->below;
-    note = CR__NOTE_ENDED;
-    cr__co_switch(co, co->below, cr__co_own_fpu(co), value, &note);
+    uint64_t note = CR__NOTE_ENDED;
+    cr__co_switch(co, co->below, cr__co_own_fpu(co), result, &note);
     cr__panic("coroutine %u was resumed after its end", co->id);
 }
 
+static const struct cr__arch_life life = {begin, end};
+
 static int shared_prepare(struct bare *bare);
 
+/* Gives it its stack. */
 static int prepare(struct cr_co *co)
 {
     struct bare *bare = CR__CONTAINER(co, struct bare, co);
@@ -74,52 +81,68 @@ static int prepare(struct cr_co *co)
         cr__packed_init(&packed);
         pool_ready = true;
     }
-    int r = bare->stack_bytes == CR__PACKED_BYTES ? cr__co_prepare_packed(co, &packed, run) : cr__co_prepare(co, &pool, bare->stack_bytes, run);
+    int r = bare->stack_bytes == CR__PACKED_BYTES ? cr__co_prepare_packed(co, &packed, &life) : cr__co_prepare(co, &pool, bare->stack_bytes, &life);
     pthread_mutex_unlock(&pool_lock);
     return r;
 }
 
-/* What a thread that is no worker needs for shared stacks; it stays as long as the program, since its coroutines may outlive it. */
-struct outside {
+/* What a thread's bare coroutines on shared stacks need. They may outlive the thread: who is the last of them and it frees this. Only the thread
+ * works with it, without a lock; when it has left, whoever destroys one of them, under the pool's. */
+struct cr__home {
     struct cr__shared shared;
     struct cr__images images;
     struct cr__stack_pool pool;
+    uint32_t users; /* the thread, until it leaves, and the coroutines that are bound to it: under the pool's lock */
+    _Atomic bool left;
 };
 
-static struct cr__shared *shared_here(struct cr__self *self)
+static struct cr__home *home_here(struct cr__self *self)
 {
-    if (self->shared)
-        return self->shared;
-    struct outside *outside = cr__mem_alloc(sizeof(*outside), CR__MEM_OTHER);
-    if (!outside)
+    if (self->home)
+        return self->home;
+    struct cr__home *home = cr__mem_alloc(sizeof(*home), CR__MEM_OTHER);
+    if (!home)
         return NULL;
-    cr__images_init(&outside->images);
-    cr__stack_pool_init(&outside->pool, CR__STACK_GUARD_BYTES, 0);
-    cr__shared_init(&outside->shared, &outside->images, &outside->pool, CR__SHARED_STACKS);
-    return self->shared = &outside->shared;
+    cr__images_init(&home->images);
+    cr__stack_pool_init(&home->pool, CR__STACK_GUARD_BYTES, 0);
+    cr__shared_init(&home->shared, &home->images, &home->pool, CR__SHARED_STACKS);
+    home->users = 1;
+    return self->home = home;
+}
+
+static void home_put_locked(struct cr__home *home)
+{
+    if (--home->users > 0)
+        return;
+    cr__shared_fini(&home->shared);
+    cr__images_fini(&home->images);
+    cr__stack_pool_fini(&home->pool);
+    cr__mem_free(home, sizeof(*home), CR__MEM_OTHER);
+}
+
+void cr__bare_leave(struct cr__self *self)
+{
+    struct cr__home *home = self->home;
+    if (!home)
+        return;
+    self->home = NULL;
+    atomic_store(&home->left, true); /* pairs with the load in is_elsewhere */
+    pthread_mutex_lock(&pool_lock);
+    home_put_locked(home);
+    pthread_mutex_unlock(&pool_lock);
 }
 
 static int shared_prepare(struct bare *bare)
 {
-    struct cr__self *self = cr__self_here();
-    struct cr__shared *shared = shared_here(self);
-    if (!shared)
-        return -ENOMEM;
-    bare->home = self;
-    return cr__shared_start(shared, &bare->co, bare->stack_bytes, run, NULL);
-}
-
-/* Of kinds of stack about which something is to be looked at before each switch. 0; -EXDEV: begun on another thread; -ENOMEM; -EBUSY. */
-static int check_stack(struct cr__self *self, struct cr_co *to)
-{
-    const struct bare *bare = CR__CONTAINER(to, struct bare, co);
-    if (cr__co_is_packed(to))
-        cr__co_check_packed(to, to->sp);
-    if (cr__co_kind(to) != CR_STACK_SHARED)
-        return 0;
-    if (bare->home != self)
-        return -EXDEV;
-    return cr__co_flags(to) & CR__CO_AWAY ? cr__shared_reserve(self, to) : 0;
+    struct cr__home *home = home_here(cr__self_here());
+    int r = home ? cr__shared_start(&home->shared, &bare->co, bare->stack_bytes, &life, NULL) : -ENOMEM;
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&pool_lock);
+    home->users++;
+    pthread_mutex_unlock(&pool_lock);
+    bare->home = home;
+    return 0;
 }
 
 /* Why co can't be switched to now, or 0. */
@@ -138,19 +161,36 @@ static int check_target(const struct cr_co *co)
     }
 }
 
-CR__COLD static int check_and_prepare(struct cr_co *to)
+CR__COLD static int prepare_target(struct cr_co *to)
 {
     int r = check_target(to);
-    if (r == 0 && cr__co_state(to) == CR__CO_NEW)
-        r = prepare(to);
-    return r == 0 ? check_stack(cr__self_here(), to) : r;
+    return r == 0 && !to->stack.top ? prepare(to) : r; /* else it was prepared before, and then refused */
+}
+
+/* What is not simply suspended, or is on a stack about which something is to be looked at before each switch. 0 if it can be switched to; -EXDEV: begun on another thread;
+ * -EBUSY, -EINVAL, -EPERM, -ENOMEM. Not cold: shared stacks come here each time. */
+static CR__NOINLINE int check_and_prepare(struct cr__self *self, struct cr_co *to)
+{
+    if (CR__UNLIKELY(cr__co_state(to) != CR__CO_SUSPENDED)) {
+        int r = prepare_target(to);
+        if (r < 0)
+            return r;
+    }
+    if (cr__co_kind(to) == CR_STACK_SHARED) {
+        if (CR__UNLIKELY(CR__CONTAINER(to, struct bare, co)->home != self->home))
+            return -EXDEV;
+        return cr__co_flags(to) & CR__CO_AWAY ? cr__shared_reserve(self, to) : 0;
+    }
+    if (cr__co_is_packed(to))
+        cr__co_check_packed(to, to->sp);
+    return 0;
 }
 
 int cr_co_resume(struct cr_co *co, void **value)
 {
     struct cr__self *self = cr__self_here();
-    if (CR__UNLIKELY((co->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED)) {
-        int r = check_and_prepare(co);
+    if ((co->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED) {
+        int r = check_and_prepare(self, co);
         if (r < 0)
             return r;
     }
@@ -188,8 +228,8 @@ int cr_co_yield_to(struct cr_co *to, void **value)
     struct cr_co *me = self->current;
     if (to == me)
         return 0;
-    if (CR__UNLIKELY((to->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED)) {
-        int r = check_and_prepare(to);
+    if ((to->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED) {
+        int r = check_and_prepare(self, to);
         if (r < 0)
             return r;
     }
@@ -228,6 +268,28 @@ struct cr_co *cr_co_current(void)
     return cr__co_state(self->current) != CR__CO_ROOT ? self->current : self->task;
 }
 
+/* Whether it is bound to another thread, which may use what it lies on. */
+static bool is_elsewhere(const struct bare *bare)
+{
+    return bare->home && bare->home != cr__self_here()->home && !atomic_load(&bare->home->left); /* pairs with the store in cr__bare_leave */
+}
+
+static void stack_back(struct bare *bare)
+{
+    struct cr_co *co = &bare->co;
+    pthread_mutex_lock(&pool_lock);
+    if (bare->home) {
+        if (co->stack.image) /* else it has ended */
+            cr__shared_end(co);
+        home_put_locked(bare->home);
+    } else if (cr__co_is_packed(co)) {
+        cr__packed_put(&packed, co->stack.top);
+    } else {
+        cr__stack_put(&pool, co->stack);
+    }
+    pthread_mutex_unlock(&pool_lock);
+}
+
 int cr_co_destroy(struct cr_co *co)
 {
     if (!co)
@@ -237,21 +299,14 @@ int cr_co_destroy(struct cr_co *co)
     if (cr__co_state(co) > CR__CO_ENDED) /* the runtime's */
         return -EPERM;
     struct bare *bare = CR__CONTAINER(co, struct bare, co);
-    if (bare->home && bare->home != cr__self_here())
+    if (is_elsewhere(bare))
         return -EXDEV;
+    if (cr__co_is_packed(co)) /* what it has done to others' since it was last resumed */
+        cr__co_check_packed(co, co->sp);
     cr__co_cold_free(co);
-    if (bare->home) {
+    if (co->stack.top) {
         cr__san_end(co);
-        if (co->stack.image) /* else it has ended */
-            cr__shared_end(co);
-    } else if (co->stack.top) {
-        cr__san_end(co);
-        pthread_mutex_lock(&pool_lock);
-        if (cr__co_is_packed(co))
-            cr__packed_put(&packed, co->stack.top);
-        else
-            cr__stack_put(&pool, co->stack);
-        pthread_mutex_unlock(&pool_lock);
+        stack_back(bare);
     }
     cr__mem_free(bare, sizeof(*bare), CR__MEM_RECORDS);
     return 0;

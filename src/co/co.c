@@ -11,8 +11,14 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
     if (!attr)
         attr = &zero;
     unsigned kind = attr->stack ? attr->stack : default_kind;
-    if (attr->stack > CR_STACK_SHARED || (attr->flags & ~(unsigned)(CR_FPU_SHARED | CR_MIGRATABLE)) != 0)
+    uint32_t size_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);
+    if (attr->stack > CR_STACK_SHARED || size_bytes == 0 || (attr->flags & ~(unsigned)(CR_FPU_SHARED | CR_MIGRATABLE)) != 0)
         return -EINVAL;
+    if (kind == CR_STACK_SHARED && size_bytes > CR_STACK_SHARED_MOST_BYTES) {
+        if (attr->stack)
+            return -EINVAL;
+        kind = CR_STACK_STATIC;
+    }
 #ifdef CR__ASAN
     if (kind == CR_STACK_SHARED) /* it would see bytes of others as variables out of scope */
         kind = CR_STACK_STATIC;
@@ -21,31 +27,29 @@ int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, 
     *flags = own | (kind - CR_STACK_STATIC) << CR__CO_KIND_SHIFT;
     if (attr->stack == CR_STACK_STATIC && attr->stack_size_bytes - 1 < CR__PACKED_BYTES) { /* by who says so, never by a default */
         *flags |= cr__packed_usable() ? CR__CO_CHECKED : 0;
-        *stack_bytes = cr__packed_usable() ? CR__PACKED_BYTES : CR__PACKED_ELSE_BYTES;
-        return 0;
+        size_bytes = cr__packed_usable() ? CR__PACKED_BYTES : CR__PACKED_ELSE_BYTES;
     }
-    *stack_bytes = cr__stack_size(attr->stack_size_bytes ? attr->stack_size_bytes : default_stack_bytes);
-    return *stack_bytes ? 0 : -EINVAL;
+    *stack_bytes = size_bytes;
+    return 0;
 }
 
-int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
-                   void (*fn)(void *co, void *value, uint64_t note))
+int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes, const struct cr__arch_life *life)
 {
     int r = cr__stack_get(pool, stack_bytes, &co->stack);
     if (r < 0)
         return r;
-    co->sp = cr__arch_prepare(co->stack.top, fn, co);
+    co->sp = cr__arch_prepare(co->stack.top, life, co);
     cr__san_start(co);
     return 0;
 }
 
-int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, void (*fn)(void *co, void *value, uint64_t note))
+int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, const struct cr__arch_life *life)
 {
     char *top = cr__packed_get(packed);
     if (!top)
         return -ENOMEM;
     co->stack = (struct cr__stack){.top = top, .size_bytes = CR__PACKED_BYTES};
-    co->sp = cr__arch_prepare(top, fn, co);
+    co->sp = cr__arch_prepare(top, life, co);
     cr__san_start(co);
     return 0;
 }
@@ -85,7 +89,22 @@ const char *const cr__stack_kind_names[] = {[CR_STACK_STATIC] = "static", [CR_ST
 
 static struct cr__stack_user user_of(const struct cr_co *co)
 {
-    return (struct cr__stack_user){.name = cr__co_name(co), .kind = cr__stack_kind_names[cr__co_kind(co)], .id = co->id, .entry = (void *)co->entry};
+    return (struct cr__stack_user){.top = co->stack.top,
+                                   .size_bytes = co->stack.size_bytes,
+                                   .name = cr__co_name(co),
+                                   .kind = cr__stack_kind_names[cr__co_kind(co)],
+                                   .id = co->id,
+                                   .entry = (void *)co->entry};
+}
+
+/* Whether the record of one that runs may be what it was: who runs far off a packed stack writes over records, too. */
+static bool makes_sense(const struct cr_co *co)
+{
+    unsigned state = cr__co_state(co);
+    uint32_t size_bytes = co->stack.size_bytes;
+    if (state != CR__CO_RUNNING && state != CR__CO_SCHEDULED)
+        return false;
+    return cr__co_is_packed(co) ? cr__mem_reserved(co->stack.top) : size_bytes > 0 && size_bytes % 4096 == 0 && size_bytes <= CR__STACK_MAX_BYTES;
 }
 
 bool cr__co_describe(struct cr__stack_user *out)
@@ -93,7 +112,7 @@ bool cr__co_describe(struct cr__stack_user *out)
     struct cr__self *self = cr__self_get();
     if (!self || cr__co_state(self->current) == CR__CO_ROOT)
         return false;
-    *out = user_of(self->current);
+    *out = makes_sense(self->current) ? user_of(self->current) : (struct cr__stack_user){.lost = true};
     return true;
 }
 

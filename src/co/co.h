@@ -78,7 +78,7 @@ struct cr__self {
     struct cr_co *current;
     void *worker; /* the scheduler's, on its threads; else NULL */
     void *mover;  /* cr__mover_here; NULL: none yet */
-    struct cr__shared *shared; /* for bare coroutines (a worker has its own for the others); NULL: none yet */
+    struct cr__home *home; /* of its bare coroutines on shared stacks (bare.c; a worker has something else for the others); NULL: none yet */
     struct cr_co *task; /* that runs on the worker's stack; NULL: none does. A bare coroutine that it has resumed may be current */
     struct cr_co root;
 };
@@ -87,10 +87,13 @@ struct cr__self {
 struct cr__self *cr__self_here(void);
 
 /* A context whose live bytes are not on its stack (they are in an image, co->stack.image) has this as its sp: the top of a small stack of its
- * thread's, the mover's, on which lies the address of cr__arch_bring. Whoever switches to it thereby calls cr__co_bring, on the mover's stack, which
+ * thread's, the mover's, on which lie the addresses of cr__arch_bring and cr__co_bring. Whoever switches to it thereby calls cr__co_bring, on the mover's stack, which
  * nobody else uses; self->current says for whom. So a switch need not look whether what it switches to is in place. NULL: no memory. */
 void *cr__mover_here(void);
 void cr__mover_free(void *mover);
+
+/* The calling thread leaves: gives up what its bare coroutines on shared stacks needed, unless some remain. */
+void cr__bare_leave(struct cr__self *self);
 
 /* By cr__arch_bring: puts the live bytes of self->current back, and returns its sp. */
 void *cr__co_bring(void);
@@ -105,7 +108,13 @@ struct cr__shared_set {
     struct cr__shared_stack *turn; /* a ring of all */
 };
 
-#define CR__SHARED_SETS 15 /* up to 64 KiB, and each power of two from there to CR__STACK_MAX_BYTES */
+#define CR__SHARED_SETS 3 /* up to 64 KiB, and each power of two from there to CR_STACK_SHARED_MOST_BYTES */
+
+/* How large a stack is on which so many bytes are wished for. */
+static inline uint32_t cr__shared_size(uint32_t size_bytes)
+{
+    return size_bytes <= 1u << 16 ? 1u << 16 : 2u << cr__bits_highest(size_bytes - 1);
+}
 
 /* A thread's. */
 struct cr__shared {
@@ -133,7 +142,7 @@ struct cr__shared_owner {
 bool cr__shared_foreign(const struct cr__self *self, const void *addr, struct cr__shared_owner *owner);
 
 /* Gives co a place on a stack of the calling thread's, at least stack_bytes large, and its first context, as cr__co_prepare does; shared: that thread's; word: what cr__co_top(co)->word will be. 0 or -ENOMEM. */
-int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, void (*fn)(void *co, void *value, uint64_t note), void *word);
+int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, const struct cr__arch_life *life, void *word);
 void cr__shared_end(struct cr_co *co);
 
 /* Before a switch to co, which is away: whoever is on its stack can make room. 0; -ENOMEM; -EBUSY: that one is pinned. */
@@ -195,8 +204,8 @@ static inline bool cr__co_in_place(const struct cr_co *co)
 
 static inline void cr__co_away_set(struct cr_co *co, bool away)
 {
-    unsigned flags = cr__co_flags(co) & ~(unsigned)CR__CO_AWAY;
-    __atomic_store_n(&co->mode, CR__MODE(cr__co_state(co), flags | (away ? CR__CO_AWAY : 0u)), __ATOMIC_RELAXED);
+    unsigned mode = __atomic_load_n(&co->mode, __ATOMIC_RELAXED) & ~(unsigned)CR__MODE(0, CR__CO_AWAY);
+    __atomic_store_n(&co->mode, (uint16_t)(mode | (away ? CR__MODE(0, CR__CO_AWAY) : 0u)), __ATOMIC_RELAXED);
 }
 
 /* The kind of its stack, of enum cr_stack_kind: two bits of the flags. */
@@ -222,12 +231,11 @@ static inline bool cr__co_owns_stack(const struct cr_co *co)
 /* What a coroutine's attributes say, checked. 0 or -EINVAL. */
 int cr__attr_check(const struct cr_attr *attr, enum cr_stack_kind default_kind, size_t default_stack_bytes, unsigned *flags, uint32_t *stack_bytes);
 
-/* Gives co its stack and first context; fn(co, value, note) runs there, and must not return. 0 or -ENOMEM. */
-int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes,
-                   void (*fn)(void *co, void *value, uint64_t note));
+/* Gives co its stack and first context, in which life runs, with co as its argument. 0 or -ENOMEM. */
+int cr__co_prepare(struct cr_co *co, struct cr__stack_pool *pool, uint32_t stack_bytes, const struct cr__arch_life *life);
 
 /* The same with a packed stack. */
-int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, void (*fn)(void *co, void *value, uint64_t note));
+int cr__co_prepare_packed(struct cr_co *co, struct cr__packed *packed, const struct cr__arch_life *life);
 
 static inline bool cr__co_is_packed(const struct cr_co *co)
 {
@@ -267,7 +275,6 @@ struct cr__co_cold *cr__co_cold_of(struct cr_co *co);
 void cr__co_cold_free(struct cr_co *co);
 
 const char *cr__co_name(const struct cr_co *co); /* or NULL */
-int cr__co_name_set(struct cr_co *co, const char *name);
 
 /* Fills in the running coroutine, for the overflow message. */
 bool cr__co_describe(struct cr__stack_user *out);

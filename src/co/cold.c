@@ -2,7 +2,6 @@
 #include "co/co.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "mem/mem.h"
@@ -75,18 +74,22 @@ int cr_local_set(unsigned key, void *value)
     return 0;
 }
 
-int cr__co_name_set(struct cr_co *co, const char *name)
+/* Cut to fit. Not by snprintf, which takes 2 KiB of stack. */
+static void copy_name(char *to, size_t size_bytes, const char *name)
 {
-    struct cr__co_cold *cold = cr__co_cold_of(co);
-    if (!cold)
-        return -ENOMEM;
-    snprintf(cold->name, sizeof(cold->name), "%s", name ? name : "");
-    return 0;
+    size_t length = name ? strnlen(name, size_bytes - 1) : 0;
+    if (length)
+        memcpy(to, name, length);
+    to[length] = '\0';
 }
 
 int cr_name_set(struct cr_co *co, const char *name)
 {
-    return cr__co_name_set(co, name);
+    struct cr__co_cold *cold = cr__co_cold_of(co);
+    if (!cold)
+        return -ENOMEM;
+    copy_name(cold->name, sizeof(cold->name), name);
+    return 0;
 }
 
 const char *cr__co_name(const struct cr_co *co)
@@ -96,9 +99,8 @@ const char *cr__co_name(const struct cr_co *co)
 
 const char *cr_name_get(const struct cr_co *co, char *buf, size_t size_bytes)
 {
-    const char *name = cr__co_name(co);
     if (size_bytes)
-        snprintf(buf, size_bytes, "%s", name ? name : "");
+        copy_name(buf, size_bytes, cr__co_name(co));
     return buf;
 }
 

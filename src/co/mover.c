@@ -20,6 +20,7 @@ void *cr__mover_here(void)
     cr__mem_protect(low, GUARD_BYTES, PROT_NONE); /* a help when something here is wrong; without it all works */
     void **top = (void **)(void *)(low + GUARD_BYTES + MOVER_BYTES - 16);
     top[0] = (void *)cr__arch_bring;
+    top[1] = (void *)cr__co_bring;
     return self->mover = top;
 }
 

@@ -8,17 +8,23 @@ extern void *__tsan_get_current_fiber(void);
 #endif
 
 /* Read by cr__self_get() in assembly; hence visible, though no interface. */
-CR_API __thread struct cr__self *cr__self_tls __attribute__((tls_model("initial-exec")));
+CR_API __thread struct cr__self *cr__self_tls __attribute__((tls_model("initial-exec"), used)); /* used: what assembly alone reads, link-time optimisation would leave out */
 
 static __thread struct cr__self this_thread __attribute__((tls_model("initial-exec")));
+static __thread void *before_overflows __attribute__((tls_model("initial-exec"))); /* cr__overflow_enter's; NULL: overflows are bare faults on this thread */
 static pthread_key_t leave_key;
 static pthread_once_t leave_key_once = PTHREAD_ONCE_INIT;
 
-static void leave(void *saved)
+static void leave(void *unused)
 {
-    cr__overflow_leave(saved);
+    (void)unused;
+    if (before_overflows)
+        cr__overflow_leave(before_overflows);
+    before_overflows = NULL;
+    cr__bare_leave(&this_thread);
     cr__mover_free(this_thread.mover);
     this_thread.mover = NULL;
+    cr__self_tls = NULL; /* who uses coroutines in a destructor that comes later begins anew, and leaves again */
 }
 
 static void make_leave_key(void)
@@ -38,11 +44,10 @@ CR__NOINLINE struct cr__self *cr__self_here(void)
 #ifdef CR__TSAN
     self->root.tsan_fiber = __tsan_get_current_fiber();
 #endif
-    void *saved;
-    if (cr__overflow_enter(cr__co_describe, &saved) == 0) { /* else overflows are bare faults on this thread */
-        pthread_once(&leave_key_once, make_leave_key);
-        pthread_setspecific(leave_key, saved);
-    }
+    if (cr__overflow_enter(cr__co_describe, &before_overflows) < 0)
+        before_overflows = NULL;
+    pthread_once(&leave_key_once, make_leave_key);
+    pthread_setspecific(leave_key, self);
     cr__self_tls = self;
     return self;
 }

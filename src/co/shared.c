@@ -1,7 +1,8 @@
 /* Shared stacks: many coroutines take turns on few. What a coroutine has on its stack is copied out, into an image, when another one needs that
  * stack, and back, to the same address, before it goes on.
  *
- * A stack and who is on it belong to one thread: a coroutine that has begun goes on there only. Its live bytes reach from its stack pointer to the top.
+ * A stack and who is on it belong to one thread: a coroutine that has begun goes on there only; when the thread has gone, it is only
+ * put away (bare.c). Its live bytes reach from its stack pointer to the top.
  *
  * Invariants:
  *   1. Who is in place is stack->occupant; all others that have begun there are AWAY, with an image, and the mover's stack as their stack pointer.
@@ -26,18 +27,20 @@
 
 #define SPARE_BYTES 8192
 #define SMALLEST_BITS 16
-_Static_assert(CR__STACK_MAX_BYTES >> SMALLEST_BITS == 1u << (CR__SHARED_SETS - 1), "a set for each power of two");
+_Static_assert(CR_STACK_SHARED_MOST_BYTES >> SMALLEST_BITS == 1u << (CR__SHARED_SETS - 1), "a set for each power of two");
+_Static_assert(CR_STACK_SHARED_MOST_BYTES <= CR__IMAGE_MAX_BYTES, "who is on a stack can always make room: an image is smaller than the line at the top and what it holds");
 #define PIECE_BYTES ((size_t)2048)
 #define GROWTH_BYTES 512 /* how much deeper than its caller's frame the running coroutine may be when it is left */
 
+#define ROOM_UNIT 16u
+
 struct cr__image {
-    char *sp; /* where it goes on, and where the bytes belong */
+    uint64_t sp : 48;   /* where it goes on, and where the bytes belong: an address. With */
+    uint64_t room : 16; /* what the slab gave, in ROOM_UNITs, it is one word of what a parked one costs; asking the slab took longer than copying */
 #ifdef CR__CHECKED
     struct cr_co *co;
     struct cr__image *next, **link; /* of those that are away from the stack, the last one to leave it first */
-    void *unused;                   /* bytes are aligned to 16 */
 #endif
-    char bytes[];
 };
 
 /* Lies at the top of its stack, above all frames. */
@@ -62,6 +65,26 @@ static struct cr__shared_stack *stack_of(const struct cr_co *co)
 static struct cr__image *image_of(const struct cr_co *co)
 {
     return co->stack.image ? cr__mem_at(co->stack.image) : NULL;
+}
+
+static inline char *sp_of(const struct cr__image *image)
+{
+    return (char *)(uintptr_t)image->sp;
+}
+
+/* The bytes lie at the image's end, which, of all but small ones, begins a cache line, as the stack's top does: so what is copied is as aligned at both ends. */
+static inline char *bytes_of(struct cr__image *image, size_t live)
+{
+    return (char *)image + image->room * ROOM_UNIT - live;
+}
+
+/* NULL: no memory. */
+static struct cr__image *image_get(struct cr__shared *shared, size_t live)
+{
+    struct cr__image *image = cr__image_get(shared->images, sizeof(*image) + live);
+    if (image)
+        image->room = cr__image_room(image) / ROOM_UNIT;
+    return image;
 }
 
 void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struct cr__stack_pool *pool, unsigned stacks_count)
@@ -148,7 +171,7 @@ static struct cr__shared_owner owner_of(const struct cr__shared_stack *s, const 
 {
     const struct cr_co *co = s->occupant && addr >= (const char *)s->occupant->sp ? s->occupant : NULL; /* of one that runs just now: where it last stopped */
     for (const struct cr__image *image = s->away; image && !co; image = image->next)
-        co = addr >= image->sp ? image->co : NULL;
+        co = addr >= sp_of(image) ? image->co : NULL;
     if (!co)
         return (struct cr__shared_owner){0};
     struct cr__shared_owner owner = {.known = true, .id = co->id, .entry = co->entry};
@@ -213,9 +236,10 @@ static struct cr__shared_stack *stack_make(struct cr__shared *shared, uint32_t s
 
 static struct cr__shared_set *set_of(struct cr__shared *shared, uint32_t size_bytes)
 {
-    unsigned power = cr__bits_highest(size_bytes - 1) + 1, i = power > SMALLEST_BITS ? power - SMALLEST_BITS : 0;
-    shared->sets[i].size_bytes = 1u << (SMALLEST_BITS + i);
-    return &shared->sets[i];
+    uint32_t size = cr__shared_size(size_bytes);
+    struct cr__shared_set *set = &shared->sets[cr__bits_highest(size) - SMALLEST_BITS];
+    set->size_bytes = size;
+    return set;
 }
 
 /* One of a size, each in its turn. NULL: there is none, and none can be had. */
@@ -239,23 +263,23 @@ static size_t live_bytes(const struct cr_co *co)
     return (size_t)(co->stack.top - (char *)co->sp);
 }
 
-/* Not more than the bytes need, so that a stack that was deep once does not cost for ever. */
-static bool image_fits(const struct cr__image *image, size_t live)
+static inline bool has_room(const struct cr__image *image, size_t live)
 {
-    return image && cr__image_room(image) >= sizeof(*image) + live && cr__image_room(image) / 2 < sizeof(*image) + live + CR__IMAGE_MIN_BYTES;
+    return image && image->room * ROOM_UNIT >= sizeof(*image) + live;
 }
 
-static bool has_room(const struct cr__image *image, size_t live)
+/* Not more than the bytes need, so that a stack that was deep once does not cost for ever. */
+static inline bool fits(const struct cr__image *image, size_t live)
 {
-    return image && cr__image_room(image) >= sizeof(*image) + live;
+    return has_room(image, live) && image->room * ROOM_UNIT / 2 < sizeof(*image) + live + CR__IMAGE_MIN_BYTES;
 }
 
 static struct cr__image *image_for(struct cr__shared *shared, struct cr_co *co, size_t live)
 {
     struct cr__image *image = image_of(co);
-    if (CR__LIKELY(image_fits(image, live)))
+    if (CR__LIKELY(fits(image, live)))
         return image;
-    struct cr__image *fitting = cr__image_get(shared->images, sizeof(*image) + live);
+    struct cr__image *fitting = image_get(shared, live);
     if (!fitting && has_room(image, live))
         return image;
     if (!fitting && has_room(shared->spare, live)) {
@@ -273,24 +297,21 @@ static struct cr__image *image_for(struct cr__shared *shared, struct cr_co *co, 
 /* In pieces, for which memcpy takes a loop: what takes one instruction instead begins slowly (rep movsb from 2,112 bytes on: 30 ns). */
 static void copy(char *to, const char *from, size_t bytes)
 {
-    while (bytes > 0) {
-        size_t piece = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
-        __asm__("" : "+r"(piece)); /* a compiler that knew a bound would take that instruction, too */
+    size_t piece = PIECE_BYTES;
+    __asm__("" : "+r"(piece), "+r"(bytes)); /* a compiler that knew a bound would take that instruction, too */
+    for (; CR__UNLIKELY(bytes > piece); bytes -= piece, to += piece, from += piece)
         memcpy(to, from, piece);
-        to += piece;
-        from += piece;
-        bytes -= piece;
-    }
+    memcpy(to, from, bytes);
 }
 
 static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr_co *co)
 {
     size_t live = live_bytes(co);
     struct cr__image *image = image_for(shared, co, live);
-    if (CR__UNLIKELY(!image)) /* only of one that a bare coroutine yields to inside a scheduled one: nobody reserves for that */
+    if (CR__UNLIKELY(!image)) /* only when a bare coroutine yields to another that is away, too: there is one spare image, and both need it */
         cr__panic("no memory for the %zu bytes on its stack of coroutine %u, which must make room", live, co->id);
-    image->sp = co->sp;
-    copy(image->bytes, co->sp, live);
+    image->sp = (uintptr_t)co->sp;
+    copy(bytes_of(image, live), co->sp, live);
     if (CR__UNLIKELY(shared->clears))
         memset(co->sp, 0, live);
     goes_away(co, image);
@@ -302,9 +323,11 @@ static void *copy_in(struct cr_co *co)
 {
     struct cr__image *image = image_of(co);
     comes_back(image);
-    copy(image->sp, image->bytes, (size_t)(co->stack.top - image->sp));
+    char *sp = sp_of(image);
+    size_t live = (size_t)(co->stack.top - sp);
+    copy(sp, bytes_of(image, live), live);
     cr__co_away_set(co, false);
-    return co->sp = image->sp;
+    return co->sp = sp;
 }
 
 void *cr__co_bring(void)
@@ -312,7 +335,7 @@ void *cr__co_bring(void)
     struct cr__self *self = cr__self_get();
     struct cr_co *co = self->current;
     struct cr__shared_stack *s = stack_of(co);
-    CR__ASSERT(cr__co_kind(co) == CR_STACK_SHARED && s->occupant != co);
+    CR__ASSERT(cr__co_kind(co) == CR_STACK_SHARED && s->occupant != co && s->pins == 0);
     if (s->occupant)
         copy_out(self, s->shared, s->occupant);
     occupy(s, co);
@@ -334,7 +357,7 @@ int cr__shared_reserve(struct cr__self *self, struct cr_co *co)
     struct cr__shared *shared = s->shared;
     if (CR__LIKELY(has_room(shared->spare, live)))
         return 0;
-    struct cr__image *larger = cr__image_get(shared->images, cr__round_up(sizeof(*larger) + live, SPARE_BYTES));
+    struct cr__image *larger = image_get(shared, cr__round_up(sizeof(*larger) + live, SPARE_BYTES) - sizeof(*larger));
     if (!larger)
         return has_room(image_of(occupant), live) ? 0 : -ENOMEM;
     if (shared->spare)
@@ -350,21 +373,21 @@ void cr__shared_prefetch(const struct cr_co *co)
         __builtin_prefetch((const char *)image + i * CR__CACHE_LINE);
 }
 
-int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, void (*fn)(void *co, void *value, uint64_t note), void *word)
+int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, const struct cr__arch_life *life, void *word)
 {
     void *mover = cr__mover_here();
     if (!mover)
         return -ENOMEM;
     if (!shared->spare) /* early, and without it: as long as there was one once, whoever is on a stack can leave it, so that memory that runs out later stops nobody for good */
-        shared->spare = cr__image_get(shared->images, SPARE_BYTES);
+        shared->spare = image_get(shared, SPARE_BYTES - sizeof(struct cr__image));
     struct cr__shared_stack *s = choose(shared, stack_bytes);
-    struct cr__image *image = s ? cr__image_get(shared->images, sizeof(*image) + CR__ARCH_TOP_BYTES) : NULL;
+    struct cr__image *image = s ? image_get(shared, CR__ARCH_TOP_BYTES) : NULL;
     if (!image)
         return -ENOMEM;
-    char *top = (char *)s;
-    cr__arch_prepare(image->bytes + CR__ARCH_TOP_BYTES, fn, co);
-    *(void **)(void *)(image->bytes + CR__ARCH_TOP_BYTES - sizeof(void *)) = word;
-    image->sp = top - CR__ARCH_TOP_BYTES;
+    char *top = (char *)s, *image_top = bytes_of(image, 0);
+    cr__arch_prepare(image_top, life, co);
+    *(void **)(void *)(image_top - sizeof(void *)) = word;
+    image->sp = (uintptr_t)top - CR__ARCH_TOP_BYTES;
     co->stack = (struct cr__stack){.top = top, .size_bytes = s->stack.size_bytes, .image = cr__mem_handle(image)};
     co->sp = mover;
     goes_away(co, image);
@@ -401,6 +424,6 @@ void cr__shared_unpin(struct cr_co *co)
 const char *cr__shared_image(const struct cr_co *co, char **sp)
 {
     struct cr__image *image = image_of(co);
-    *sp = image->sp;
-    return image->bytes;
+    *sp = sp_of(image);
+    return bytes_of(image, (size_t)(co->stack.top - *sp));
 }

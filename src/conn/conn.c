@@ -320,23 +320,29 @@ int cr_conn_fd(const struct cr_conn *conn)
 
 /* ---- For tasks ---------------------------------------------------------------------------------------------- */
 
-/* Begins a leaf, or ends its wait. 0: the operation is to be called, also at the deadline, when it tries for the last time. */
-static int leaf_turn(struct cr_task *task, int64_t deadline_ns)
+int cr__conn_turn(struct cr_task *task, int64_t deadline_ns, const struct cr__brought **brought)
 {
-    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, CR__KIND_BIT(CR__WAIT_READABLE) | CR__KIND_BIT(CR__WAIT_WRITABLE));
+    static const uint32_t kinds = CR__KIND_BIT(CR__WAIT_READABLE) | CR__KIND_BIT(CR__WAIT_WRITABLE) | CR__KIND_BIT(CR__WAIT_NET_READABLE) | CR__KIND_BIT(CR__WAIT_NET_WRITABLE) |
+                                  CR__KIND_BIT(CR__WAIT_JOIN);
+    struct cr__leaf leaf = cr__leaf_enter(task, deadline_ns, kinds);
+    *brought = NULL;
     if (leaf.turn == CR__BEGINS)
         return 0;
     int r = leaf.turn == CR__BREATHES ? CR_WAITS : cr__leaf_finish(&leaf, deadline_ns);
-    return r == -ETIMEDOUT ? 0 : r;
+    if (CR__UNLIKELY(r == CR__BROUGHT))
+        *brought = (const struct cr__brought *)(void *)leaf.me->node.next;
+    return r == -ETIMEDOUT || r == CR__BROUGHT ? 0 : r;
 }
 
 #define LEAF(task, conn, op, ...)                                                                                      \
-    int turn = leaf_turn(task, deadline_ns);                                                                           \
+    const struct cr__brought *brought;                                                                                 \
+    int turn = cr__conn_turn(task, deadline_ns, &brought);                                                             \
     if (turn != 0)                                                                                                     \
         return turn;                                                                                                   \
-    if (!(conn)->ops->op || !(conn)->ops->for_tasks)                                                                   \
+    const struct cr__conn_ops *ops = CR__UNLIKELY(brought != NULL) ? brought->conn : (conn)->ops;                      \
+    if (!ops->op || !ops->for_tasks)                                                                                   \
         return -EOPNOTSUPP;                                                                                            \
-    return (conn)->ops->op(conn, __VA_ARGS__)
+    return ops->op(conn, __VA_ARGS__)
 
 ssize_t cr_task_read(struct cr_task *task, struct cr_conn *conn, void *buf, size_t size_bytes, int64_t deadline_ns)
 {
@@ -395,20 +401,25 @@ int cr_task_wait_writable(struct cr_task *task, struct cr_conn *conn, int64_t de
 
 int cr_task_accept(struct cr_task *task, struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns)
 {
-    int turn = leaf_turn(task, deadline_ns);
-    return turn != 0 ? turn : l->ops->accept(l, out, deadline_ns);
+    const struct cr__brought *brought;
+    int turn = cr__conn_turn(task, deadline_ns, &brought);
+    if (turn != 0)
+        return turn;
+    return CR__UNLIKELY(brought != NULL) ? brought->listener->accept(l, out, deadline_ns) : l->ops->accept(l, out, deadline_ns);
 }
 
-/* One round after the other, as far as they go without waiting. */
-static ssize_t write_on(struct cr_conn *conn, const void *buf, size_t size_bytes, size_t *sent, int64_t deadline_ns)
+/* One round after the other, as far as they go without waiting; the first one may have been made already. */
+static ssize_t write_on(struct cr_conn *conn, const struct cr__brought *brought, const void *buf, size_t size_bytes, size_t *sent, int64_t deadline_ns)
 {
-    if (!conn->ops->write || !conn->ops->for_tasks)
-        return -EOPNOTSUPP;
     do {
-        ssize_t n = conn->ops->write(conn, (const char *)buf + *sent, size_bytes - *sent, deadline_ns);
+        const struct cr__conn_ops *ops = CR__UNLIKELY(brought != NULL) ? brought->conn : conn->ops;
+        if (!ops->write || !ops->for_tasks)
+            return -EOPNOTSUPP;
+        ssize_t n = ops->write(conn, (const char *)buf + *sent, size_bytes - *sent, deadline_ns);
         if (n < 0)
             return n;
         *sent += (size_t)n;
+        brought = NULL;
     } while (*sent < size_bytes);
     return (ssize_t)size_bytes;
 }
@@ -417,9 +428,10 @@ ssize_t cr_task_write_all(struct cr_task *task, struct cr_conn *conn, const void
 {
     cr__handed(buf);
     cr__handed(sent);
-    ssize_t n = leaf_turn(task, deadline_ns);
+    const struct cr__brought *brought;
+    ssize_t n = cr__conn_turn(task, deadline_ns, &brought);
     if (n == 0)
-        n = write_on(conn, buf, size_bytes, sent, deadline_ns);
+        n = write_on(conn, brought, buf, size_bytes, sent, deadline_ns);
     if (n != CR_WAITS)
         *sent = 0;
     return n;

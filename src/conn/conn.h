@@ -1,5 +1,5 @@
 /* What a connection and a listener are: a table of operations, and an address by URL. Who carries the bytes is a provider:
- * the kernel's sockets and files (io), and networks of our own later, which a caller names in its options.
+ * the kernel's sockets and files (io), and networks of our own (net), which a caller names in its options.
  *
  * A provider's connection begins with struct cr_conn. The calls of crore/conn.h come here, check that they run in a coroutine,
  * and go on to the provider; an operation that a provider lacks answers -EOPNOTSUPP. */
@@ -7,6 +7,8 @@
 #define CR__CONN_H
 
 #include <crore/conn.h>
+
+#include <poll.h>
 
 #include "sched/sched.h"
 #include "sched/task.h"
@@ -42,6 +44,7 @@ struct cr__listener_ops {
     int (*accept)(struct cr_listener *l, struct cr_conn **out, int64_t deadline_ns);
     int (*accept_now)(struct cr_listener *l, struct cr_conn **out); /* by whoever, also while its own acceptor waits: 0, or why not */
     void (*close)(struct cr_listener *l);
+    void (*share)(struct cr_listener *l); /* accepts on each worker what came for that one: it is to be closed once more. NULL: it does not */
     int (*url)(const struct cr_listener *l, char *buf, size_t size_bytes);
 };
 
@@ -78,6 +81,26 @@ int cr__url_format(enum cr__scheme scheme, const struct cr_addr *addr, char *buf
 /* cr_listen with such flags. */
 int cr__listen(struct cr_listener **out, const char *url, const struct cr_conn_opts *opts, unsigned own_flags);
 
+/* A network's own name servers, and sockets to ask them, by number, as the library wants them that looks names up (io/names.c). One coroutine has it all, on the network's worker,
+ * where it stays. None but wait suspends; errors are -errno. */
+#define CR__ASKER_FIRST (1 << 30) /* the lowest number: no fd is that high, so whoever takes one for an fd gets EBADF */
+
+struct cr__asker {
+    const struct cr__asker_ops *ops;
+    const char *servers; /* IP:PORT or [IP]:PORT, with commas between */
+};
+
+struct cr__asker_ops {
+    int (*open)(struct cr__asker *asker, int type);                                  /* SOCK_DGRAM or SOCK_STREAM: its number; -EMFILE */
+    int (*connect)(struct cr__asker *asker, int number, const struct cr_addr *to);   /* 0; -EINPROGRESS: it can be written to when that is over */
+    ssize_t (*send)(struct cr__asker *asker, int number, const struct iovec *iov, int count);                 /* -EAGAIN */
+    ssize_t (*recv)(struct cr__asker *asker, int number, void *buf, size_t size_bytes, struct cr_addr *from); /* -EAGAIN; from is a datagram's, and may be NULL */
+    void (*close)(struct cr__asker *asker, int number);
+    bool (*reaches)(struct cr__asker *asker, const struct cr_addr *to);              /* whether the network has a way there */
+    int (*wait)(struct cr__asker *asker, struct pollfd *sockets, int count, int64_t deadline_ns); /* as poll(2): how many are ready, perhaps none. -ETIMEDOUT, -ECANCELED, -EBADF */
+    void (*end)(struct cr__asker *asker);                                            /* closes what is open, and frees it */
+};
+
 /* A network: where connections come from. */
 struct cr__net_ops {
     int (*listen)(struct cr_net *net, struct cr_listener **out, const struct cr__url *url, const struct cr_conn_opts *opts,
@@ -85,11 +108,28 @@ struct cr__net_ops {
     int (*dial)(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts,
                 int64_t deadline_ns);
     int (*bind)(struct cr_net *net, struct cr_conn **out, const struct cr__url *url, const struct cr_conn_opts *opts, int64_t deadline_ns);
+
+    /* Has fn(asker, arg) called where the network's own name servers can be asked, by a coroutine that stays there, and waits for it. arg does not lie on a stack. asker is fn's,
+     * to be ended, by whichever coroutine of that worker; NULL: there are none, so the kernel's are to be asked, as of a network without `ask`. What fn returns, which has
+     * its deadline itself; -EBADF (closed), -ENOMEM; -ETIMEDOUT, -ECANCELED: it has not been called. */
+    ssize_t (*ask)(struct cr_net *net, ssize_t (*fn)(struct cr__asker *asker, void *arg), void *arg, int64_t deadline_ns);
 };
 
 struct cr_net {
     const struct cr__net_ops *ops;
 };
+
+/* What a task's wait has brought, where somebody else has made the call for it: its cr__finish answers CR__BROUGHT, and node.next of its record says with what operations it is handed
+ * over. They are called in place of the connection's, which may be closed by then: so they do not look at it. */
+#define CR__BROUGHT 1
+struct cr__brought {
+    const struct cr__conn_ops *conn;
+    const struct cr__listener_ops *listener;
+};
+
+/* Begins a leaf that waits for a connection or a listener, or ends its wait. 0: the operation is to be called, *brought's if that is not NULL, also at the deadline, when it tries for
+ * the last time. Else what the leaf answers. */
+int cr__conn_turn(struct cr_task *task, int64_t deadline_ns, const struct cr__brought **brought);
 
 /* On an idle worker, while another one is stuck: accepts what waits at that one's listeners (server.c). */
 void cr__server_take_over(struct cr__worker *here, struct cr__worker *stuck);

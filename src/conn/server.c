@@ -93,6 +93,8 @@ static unsigned least_loaded(const struct cr_server *server)
 static enum cr_placement placement_of(const struct cr_server *server)
 {
     bool chosen = server->opts.placement != CR_PLACE_DEFAULT;
+    if (!chosen && server->opts.conn.net)
+        return CR_PLACE_HERE; /* its connections are this worker's */
     return chosen || !server->one_for_all ? server->opts.placement : CR_PLACE_LEAST_LOADED;
 }
 
@@ -303,9 +305,22 @@ static void delist(struct cr_server *server)
     cr__spin_unlock(&servers_lock);
 }
 
-static bool has_port(const char *url)
+/* Whether several listeners may share the URL: where the kernel deals out what comes. A network of our own is one worker's, or deals out what comes itself. */
+static bool may_share(const struct cr_server *server, const char *url)
 {
-    return strncmp(url, "tcp:", 4) == 0;
+    return strncmp(url, "tcp:", 4) == 0 && !server->opts.conn.net;
+}
+
+/* One that is on all workers by itself. */
+static void share_with_all(struct cr_server *server, unsigned here)
+{
+    struct cr_listener *listener = server->places[here].listener;
+    for (unsigned i = 0; listener->ops->share && i < server->sched->count; i++) {
+        if (i != here)
+            listener->ops->share(listener);
+        server->places[i].listener = listener;
+        server->one_for_all = false;
+    }
 }
 
 /* The first listener finds the port, which must be free (unless CR_REUSE_PORT says otherwise), the others share it. All are opened here; each is watched
@@ -315,13 +330,15 @@ static int listen_all(struct cr_server *server, const char *url)
     unsigned here = (unsigned)cr_worker_index(), count = server->sched->count;
     struct cr_conn_opts opts = server->opts.conn;
     unsigned ahead = server->opts.full || server->sched->budget_bytes ? CR__NOT_AHEAD : 0; /* what was accepted ahead is there, however full it is */
-    server->one_for_all = !has_port(url) && count > 1;
-    bool first = has_port(url) && count > 1 && !(opts.flags & CR_REUSE_PORT);
+    server->one_for_all = !may_share(server, url) && count > 1;
+    bool first = may_share(server, url) && count > 1 && !(opts.flags & CR_REUSE_PORT);
     int r = cr__listen(&server->places[here].listener, url, &opts, ahead | (first ? CR__FIRST_ON_PORT : 0));
     opts.flags |= CR_REUSE_PORT;
+    if (r == 0 && server->one_for_all)
+        share_with_all(server, here);
     if (r == 0)
         r = cr_listener_url(server->places[here].listener, server->url, sizeof(server->url));
-    for (unsigned i = 0; has_port(url) && i < count && r >= 0; i++) {
+    for (unsigned i = 0; may_share(server, url) && i < count && r >= 0; i++) {
         if (i != here)
             r = cr__listen(&server->places[i].listener, server->url, &opts, ahead);
     }

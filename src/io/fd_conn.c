@@ -127,11 +127,9 @@ struct bytes {
 
 static inline ssize_t receive(struct cr__fd_conn *c, void *buf, size_t size_bytes)
 {
-    ssize_t n;
-    unsigned tries = 0;
-    do
-        n = c->poll.kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
-    while (cr__io_again(n, &(struct iovec){buf, size_bytes}, 1, &tries));
+    cr__io_hold(buf);
+    ssize_t n = c->poll.kind == CR__FD_OTHER ? cr__os_read(c->poll.fd, buf, size_bytes) : cr__os_recv(c->poll.fd, buf, size_bytes);
+    cr__io_let_go(buf);
     /* TCP that gave less than asked has no more, and will tell (an edge) when it has; not so if the end, or urgent data, is among what it
      * still has to tell */
     if (n > 0 && (size_t)n < size_bytes && c->poll.kind == CR__FD_TCP &&
@@ -177,11 +175,9 @@ static ssize_t try_readv(struct cr__fd_conn *c, void *arg)
         if (n != 0)
             return n;
     }
-    ssize_t n;
-    unsigned tries = 0;
-    do
-        n = cr__os_readv(c->poll.fd, to->iov, to->count);
-    while (cr__io_again(n, to->iov, to->count, &tries));
+    cr__io_hold_all(to->iov, to->count);
+    ssize_t n = cr__os_readv(c->poll.fd, to->iov, to->count);
+    cr__io_let_go_all(to->iov, to->count);
     return n;
 }
 
@@ -245,11 +241,9 @@ static ssize_t write_once(struct cr__fd_conn *c, const struct bytes *from)
 static ssize_t try_write(struct cr__fd_conn *c, void *arg)
 {
     struct bytes *from = arg;
-    ssize_t n;
-    unsigned tries = 0;
-    do
-        n = write_once(c, from);
-    while (cr__io_again(n, &(struct iovec){from->at, from->size_bytes}, 1, &tries));
+    cr__io_hold(from->at);
+    ssize_t n = write_once(c, from);
+    cr__io_let_go(from->at);
     return n;
 }
 
@@ -269,11 +263,9 @@ static ssize_t writev_once(struct cr__fd_conn *c, const struct vector *from)
 static ssize_t try_writev(struct cr__fd_conn *c, void *arg)
 {
     struct vector *from = arg;
-    ssize_t n;
-    unsigned tries = 0;
-    do
-        n = writev_once(c, from);
-    while (cr__io_again(n, from->iov, from->count, &tries));
+    cr__io_hold_all(from->iov, from->count);
+    ssize_t n = writev_once(c, from);
+    cr__io_let_go_all(from->iov, from->count);
     return n;
 }
 
@@ -379,7 +371,11 @@ static ssize_t try_recv_from(struct cr__fd_conn *c, void *arg)
         msg.msg_name = &d->from->sa;
         msg.msg_namelen = sizeof(d->from->sa);
     }
+    cr__io_hold(d->iov.iov_base);
+    cr__io_hold(d->from);
     ssize_t n = cr__os_recvmsg(c->poll.fd, &msg, MSG_TRUNC);
+    cr__io_let_go(d->from);
+    cr__io_let_go(d->iov.iov_base);
     if (n >= 0 && d->from)
         d->from->size_bytes = msg.msg_namelen;
     return n;
@@ -399,7 +395,12 @@ static ssize_t try_send_to(struct cr__fd_conn *c, void *arg)
         msg.msg_name = (void *)&d->to->sa;
         msg.msg_namelen = d->to->size_bytes;
     }
-    return cr__os_sendmsg(c->poll.fd, &msg);
+    cr__io_hold(d->iov.iov_base);
+    cr__io_hold(d->to);
+    ssize_t n = cr__os_sendmsg(c->poll.fd, &msg);
+    cr__io_let_go(d->to);
+    cr__io_let_go(d->iov.iov_base);
+    return n;
 }
 
 static ssize_t datagram_send_to(struct cr_conn *conn, const void *buf, size_t size_bytes, const struct cr_addr *to,

@@ -2,13 +2,17 @@
  *
  * So a transfer is first tried so that it fails rather than waits (RWF_NOWAIT): what the page cache has costs one system call, as ever. What it
  * has not, and what a file system won't try, is done by io_uring, if that is the poller, else on a thread of the pool (cr_blocking).
- * transfer_once alone decides.
+ * move alone decides.
  *
  * A thread works with the fd, which another coroutine may close meanwhile: it stays open, and the connection there, until the last transfer has
  * ended. What has begun succeeds or fails as if it had ended before.
  *
  * (sendfile reads on the worker: its callers serve what the page cache has.) */
 #include "io/io.h"
+
+#include <limits.h>
+#include <string.h>
+
 #include "os/os.h"
 
 /* What poll.transfers says. How it may be read and written is found out at the first transfer. */
@@ -49,11 +53,10 @@ static size_t size_of(const struct iovec *iov, int count)
 static ssize_t call(const struct transfer *t, int flags)
 {
     ssize_t n;
-    unsigned tries = 0;
     do
         n = t->what == TRY_READ ? cr__os_preadv(t->fd, t->iov, t->count, t->offset, flags)
                                 : cr__os_pwritev(t->fd, t->iov, t->count, t->offset, flags);
-    while (n == -EINTR || cr__io_again(n, t->iov, t->count, &tries));
+    while (n == -EINTR);
     return n;
 }
 
@@ -108,24 +111,54 @@ static bool let_go(struct cr__fd_conn *c)
     return !(before & CLOSED);
 }
 
-/* By the poller, if it can, else on a thread. */
-static ssize_t elsewhere(struct transfer *t, int64_t deadline_ns)
+/* What a thread works with when the caller's stack is a shared one, which others want meanwhile. */
+struct detached {
+    struct transfer transfer;
+    struct iovec iov;
+};
+
+static ssize_t detached_call(struct cr__worker *worker, struct cr__record *me, const struct transfer *t, int64_t deadline_ns)
 {
-    ssize_t n = -EOPNOTSUPP;
-    unsigned tries = 0;
-    if (t->count == 1) {
-        do
-            n = cr__poll_transfer(t->fd, t->what == TRY_READ ? CR__IN : CR__OUT, t->iov->iov_base, t->iov->iov_len, t->offset);
-        while (cr__io_again(n, t->iov, t->count, &tries));
+    void *buf = cr__bounce_begin(worker, me, t->iov->iov_base, t->iov->iov_len);
+    if (!buf)
+        return -ENOMEM;
+    struct detached here = {*t, {buf, t->iov->iov_len}}, *there = cr__bounce_copy(worker, &here, sizeof(here));
+    ssize_t n = -ENOMEM;
+    if (there) {
+        there->transfer.iov = &there->iov;
+        n = cr__blocking_until(worker, me, call_and_wait, &there->transfer, deadline_ns);
+        cr__bounce_back(there, &here, sizeof(here));
+        n = n < 0 ? n : here.transfer.result;
     }
-    if (n != -EOPNOTSUPP)
-        return n;
-    n = cr_blocking_until(call_and_wait, t, deadline_ns);
-    return n < 0 ? n : t->result;
+    cr__bounce_end(buf, t->iov->iov_base, t->what == TRY_READ && n > 0 ? (size_t)n : 0);
+    return n;
 }
 
-/* Moves what it can, on the worker or elsewhere. *last: no more is to be had by going on; c may be gone. */
-static ssize_t transfer_once(struct cr__fd_conn *c, struct transfer *t, int64_t deadline_ns, bool *last)
+static ssize_t on_thread(struct transfer *t, int64_t deadline_ns)
+{
+    struct cr__worker *worker;
+    struct cr__record *me = cr__running(&worker);
+    if (!me)
+        return -EPERM;
+    if (cr__on_shared_stack(worker, me, t) && t->count == 1 && t->iov->iov_len <= CR__BOUNCED_MAX_BYTES)
+        return detached_call(worker, me, t, deadline_ns);
+    int r = cr_blocking_until(call_and_wait, t, deadline_ns);
+    return r < 0 ? r : t->result;
+}
+
+/* By the poller, if it can, else on a thread. Where a write that appends has gone only the kernel knows, so the poller can't move the position: that is for a thread.
+ * Asked each time, since it may be set at any. */
+static ssize_t elsewhere(struct transfer *t, int64_t deadline_ns)
+{
+    bool appends = t->what == TRY_WRITE && t->offset < 0 && (cr__os_fd_flags(t->fd) & O_APPEND) != 0;
+    ssize_t n = -EOPNOTSUPP;
+    if (t->count == 1 && !appends)
+        n = cr__poll_transfer(t->fd, t->what == TRY_READ ? CR__IN : CR__OUT, t->iov->iov_base, t->iov->iov_len, t->offset);
+    return n != -EOPNOTSUPP ? n : on_thread(t, deadline_ns);
+}
+
+/* On the worker or elsewhere. */
+static ssize_t move(struct cr__fd_conn *c, struct transfer *t, int64_t deadline_ns, bool *last)
 {
     ssize_t n = try_now(c, t);
     *last = false;
@@ -136,6 +169,15 @@ static ssize_t transfer_once(struct cr__fd_conn *c, struct transfer *t, int64_t 
     hold(c);
     n = elsewhere(t, deadline_ns);
     *last = !let_go(c) || n <= 0 || (size_t)n < size_of(t->iov, t->count);
+    return n;
+}
+
+/* Moves what it can. *last: no more is to be had by going on; c may be gone. */
+static ssize_t transfer_once(struct cr__fd_conn *c, struct transfer *t, int64_t deadline_ns, bool *last)
+{
+    cr__io_hold_all(t->iov, t->count);
+    ssize_t n = move(c, t, deadline_ns, last);
+    cr__io_let_go_all(t->iov, t->count);
     return n;
 }
 
@@ -265,11 +307,12 @@ const struct cr__conn_ops cr__file_ops = {
 
 /* ---- Opening ------------------------------------------------------------------------------------------------ */
 
+/* Beside the caller's stack: who opens one end of a FIFO waits for whom opens the other, and that one may want the same shared stack. */
 struct opening {
-    const char *path;
     int flags;
     mode_t mode;
     int result;
+    char path[];
 };
 
 static void open_and_wait(void *arg)
@@ -278,16 +321,38 @@ static void open_and_wait(void *arg)
     o->result = cr__os_open(o->path, o->flags, o->mode);
 }
 
+static int open_on_thread(const char *path, int flags, mode_t mode)
+{
+    struct cr__worker *worker;
+    struct cr__record *me = cr__running(&worker);
+    if (!me)
+        return -EPERM;
+    if (!path)
+        return -EFAULT;
+    size_t size_bytes = strnlen(path, PATH_MAX) + 1;
+    if (size_bytes > PATH_MAX)
+        return -ENAMETOOLONG;
+    struct opening *o = cr__image_get(&worker->images, sizeof(*o) + size_bytes);
+    if (!o)
+        return -ENOMEM;
+    *o = (struct opening){.flags = flags, .mode = mode};
+    memcpy(o->path, path, size_bytes);
+    int r = cr__blocking_until(worker, me, open_and_wait, o, CR_FOREVER);
+    r = r < 0 ? r : o->result;
+    cr__image_put(&cr__worker_here()->images, o);
+    return r;
+}
+
 int cr_file_open(struct cr_conn **out, const char *path, int flags, mode_t mode)
 {
-    struct opening o = {path, flags, mode, 0};
-    int r = cr_blocking(open_and_wait, &o);
-    if (r < 0 || o.result < 0)
-        return r < 0 ? r : o.result;
+    cr__handed(path);
+    int fd = open_on_thread(path, flags, mode);
+    if (fd < 0)
+        return fd;
     struct cr__fd_conn *c;
-    r = cr__fd_conn_open(&c, o.result, CR__FD_OTHER, &cr__file_ops, true, true);
+    int r = cr__fd_conn_open(&c, fd, CR__FD_OTHER, &cr__file_ops, true, true);
     if (r < 0) {
-        cr__os_close(o.result);
+        cr__os_close(fd);
         return r;
     }
     *out = &c->conn;

@@ -58,17 +58,30 @@ void cr__fd_conn_close(struct cr__fd_conn *c);
 
 extern const struct cr__conn_ops cr__stream_ops, cr__datagram_ops, cr__file_ops;
 
-/* Whether a system call on these buffers, which returned n, is to be made again: some lie on stacks that were frozen, and are not any more. They may be frozen anew
- * meanwhile, but not for ever: so many tries are enough. */
-#define CR__IO_TRIES 16
-static inline bool cr__io_again(ssize_t n, const struct iovec *iov, int count, unsigned *tries)
+/* Around each call by which the kernel gets memory of the user's, which may be another coroutine's local (virtual.h). NULL is nothing. */
+static inline void cr__io_hold(const void *buf)
 {
-    bool any = false;
-    if (CR__LIKELY(n != -EFAULT) || ++*tries > CR__IO_TRIES)
-        return false;
+    cr__virtual_hold(buf, cr__worker_here()->staged);
+}
+
+static inline void cr__io_let_go(const void *buf)
+{
+    cr__virtual_let_go(buf);
+}
+
+/* The same of a list and all that is in it. */
+static inline void cr__io_hold_all(const struct iovec *iov, int count)
+{
+    cr__io_hold(iov);
     for (int i = 0; i < count; i++)
-        any |= cr__virtual_touch(iov[i].iov_base, iov[i].iov_len);
-    return any;
+        cr__io_hold(iov[i].iov_base);
+}
+
+static inline void cr__io_let_go_all(const struct iovec *iov, int count)
+{
+    for (int i = 0; i < count; i++)
+        cr__io_let_go(iov[i].iov_base);
+    cr__io_let_go(iov);
 }
 
 #endif

@@ -15,6 +15,9 @@
 
 #define DEFAULT_BACKLOG 4096
 #define MAX_ADDRESSES 16
+#define KEEPALIVE_MOST_S 32767 /* the kernel's */
+#define KEEPALIVE_AGAIN_S 75   /* as on networks of our own (net/tcp/timers.c) */
+#define KEEPALIVE_TRIES 9
 
 static const struct cr__listener_ops listener_ops;
 
@@ -47,6 +50,26 @@ static int addresses(const struct cr__url *url, struct cr_addr *addrs, int count
     return n < 0 ? n : n + cr_resolve_until("0.0.0.0", url->port, addrs + 1, 1, deadline_ns);
 }
 
+/* When a silent peer is given up; accepted sockets inherit it. The kernel counts keep-alives in seconds. */
+static int set_patience(int fd, const struct cr_conn_opts *opts)
+{
+    int r = 0;
+    if (opts->user_timeout_ms)
+        r = cr__os_sockopt_set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, opts->user_timeout_ms);
+    if (r < 0 || !opts->keepalive_ms)
+        return r;
+    int seconds = opts->keepalive_ms / 1000 + (opts->keepalive_ms % 1000 > 0);
+    const int sets[][3] = {
+        {IPPROTO_TCP, TCP_KEEPIDLE, seconds < KEEPALIVE_MOST_S ? seconds : KEEPALIVE_MOST_S},
+        {IPPROTO_TCP, TCP_KEEPINTVL, seconds < KEEPALIVE_AGAIN_S ? seconds : KEEPALIVE_AGAIN_S},
+        {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_TRIES},
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+    };
+    for (size_t i = 0; i < sizeof(sets) / sizeof(*sets) && r == 0; i++)
+        r = cr__os_sockopt_set(fd, sets[i][0], sets[i][1], sets[i][2]);
+    return r;
+}
+
 static int set_options(int fd, int family, const struct cr__url *url, const struct cr_conn_opts *opts)
 {
     if (url->scheme == CR__TCP && !(opts->flags & CR_NAGLE))
@@ -57,13 +80,14 @@ static int set_options(int fd, int family, const struct cr__url *url, const stru
         cr__os_sockopt_set(fd, SOL_SOCKET, SO_SNDBUF, opts->send_buffer_bytes);
     if (opts->recv_buffer_bytes)
         cr__os_sockopt_set(fd, SOL_SOCKET, SO_RCVBUF, opts->recv_buffer_bytes);
-    return opts->flags & CR_REUSE_PORT ? cr__os_sockopt_set(fd, SOL_SOCKET, SO_REUSEPORT, 1) : 0;
+    int r = url->scheme == CR__TCP ? set_patience(fd, opts) : 0;
+    return r == 0 && (opts->flags & CR_REUSE_PORT) ? cr__os_sockopt_set(fd, SOL_SOCKET, SO_REUSEPORT, 1) : r;
 }
 
 static bool opts_make_sense(const struct cr_conn_opts *opts)
 {
     return !(opts->flags & ~(unsigned)(CR_REUSE_PORT | CR_V6_ONLY | CR_NAGLE | CR__FIRST_ON_PORT | CR__NOT_AHEAD)) && opts->backlog >= 0 &&
-           opts->send_buffer_bytes >= 0 && opts->recv_buffer_bytes >= 0;
+           opts->send_buffer_bytes >= 0 && opts->recv_buffer_bytes >= 0 && opts->keepalive_ms >= 0 && opts->user_timeout_ms >= 0;
 }
 
 static int open_socket(const struct cr_addr *addr, const struct cr__url *url, const struct cr_conn_opts *opts)

@@ -15,11 +15,11 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "mem/books.h"
 #include "os/os.h"
 
-#define BLOCK_BYTES ((size_t)2 << 20)
+#define BLOCK_BYTES CR__BLOCK_BYTES
 #define BLOCK_CHUNKS ((uint32_t)(BLOCK_BYTES / CR__CHUNK_BYTES))
+#define MARGIN_BYTES (2 * BLOCK_BYTES) /* to be aligned, with a block or more below that is never accessible: who runs off a packed stack would go on in what lies there */
 #define RESERVE_MIN_BYTES (4 * BLOCK_BYTES)
 #define SMALL_BLOCKS 2 /* of each kind */
 #define PERIOD_NS (500ll * 1000000)
@@ -67,7 +67,7 @@ bool cr__depot_restless(void)
 static char *map_addresses(size_t size_bytes)
 {
     cr__mem_count_call();
-    return cr__os_map(size_bytes + BLOCK_BYTES, PROT_NONE); /* some more, to be aligned */
+    return cr__os_map(size_bytes + MARGIN_BYTES, PROT_NONE);
 }
 
 /* Where the process is limited, half of what can be had: stacks want addresses, too. */
@@ -81,7 +81,7 @@ static char *take_addresses(size_t *size_bytes)
     }
     if (!addr || *size_bytes == CR__RESERVE_MAX_BYTES || *size_bytes == RESERVE_MIN_BYTES)
         return addr;
-    cr__os_unmap(addr, *size_bytes + BLOCK_BYTES);
+    cr__os_unmap(addr, *size_bytes + MARGIN_BYTES);
     *size_bytes /= 2;
     return map_addresses(*size_bytes);
 }
@@ -89,13 +89,17 @@ static char *take_addresses(size_t *size_bytes)
 static bool reserve_locked(void)
 {
     size_t size_bytes;
-    char *base = (char *)cr__round_up((uintptr_t)take_addresses(&size_bytes), BLOCK_BYTES);
+    char *addr = take_addresses(&size_bytes), *base = (char *)cr__round_up((uintptr_t)addr + BLOCK_BYTES, BLOCK_BYTES);
     size_t table_bytes = cr__round_up(size_bytes / CR__CHUNK_BYTES * sizeof(struct cr__chunk), BLOCK_BYTES);
-    if (!base || cr__mem_protect(base, table_bytes, PROT_READ | PROT_WRITE) < 0)
+    if (!addr)
         return false;
+    if (cr__mem_protect(base, table_bytes, PROT_READ | PROT_WRITE) < 0) {
+        cr__os_unmap(addr, size_bytes + MARGIN_BYTES);
+        return false;
+    }
     blocks_end = (uint32_t)(table_bytes / CR__CHUNK_BYTES);
     cr__reserve.base = base;
-    cr__reserve.size_bytes = size_bytes;
+    atomic_store_explicit(&cr__reserve.size_bytes, size_bytes, memory_order_release);
     return true;
 }
 
@@ -142,6 +146,17 @@ static bool open_block(char *block, bool small, enum cr__pages *pages)
     else if (small && transparent == THP_ALWAYS)
         cr__mem_advise(block, BLOCK_BYTES, MADV_NOHUGEPAGE);
     return true;
+}
+
+bool cr__block_open(char *block)
+{
+    enum cr__pages pages;
+    pthread_mutex_lock(&lock);
+    bool open = open_block(block, false, &pages);
+    pthread_mutex_unlock(&lock);
+    if (open)
+        atomic_fetch_add_explicit(&bytes_by_pages[pages], BLOCK_BYTES, memory_order_relaxed);
+    return open;
 }
 
 static struct cr__chunk *head_of(struct cr__chunk *chunk)
@@ -366,7 +381,7 @@ bool cr__depot_tick(int64_t now_ns)
     uint32_t given = 0;
     bool more = false;
     pthread_mutex_lock(&lock);
-    if (now_ns - ticked_ns >= PERIOD_NS) {
+    if (now_ns - ticked_ns >= PERIOD_NS || now_ns < ticked_ns) { /* earlier: after a runtime under a seed, which had a clock of its own */
         ticked_ns = now_ns;
         doom_locked();
     }

@@ -53,10 +53,17 @@ enum cr__pages {
 
 struct cr__reserve {
     char *base; /* NULL: nothing has been reserved yet; a multiple of 2 MiB */
-    size_t size_bytes;
+    _Atomic size_t size_bytes; /* 0 until base is there */
     _Atomic uint32_t chunks; /* entries of the table up to here may be in use */
 };
 extern struct cr__reserve cr__reserve __attribute__((visibility("hidden")));
+
+/* Whether addr lies in it. Any thread, whatever it has done before. */
+static inline bool cr__mem_reserved(const void *addr)
+{
+    size_t size_bytes = atomic_load_explicit(&cr__reserve.size_bytes, memory_order_acquire); /* pairs with the release in reserve_locked */
+    return size_bytes > 0 && (uintptr_t)addr - (uintptr_t)cr__reserve.base < size_bytes;
+}
 
 static inline struct cr__chunk *cr__chunk_at(uint32_t index)
 {
@@ -96,6 +103,11 @@ bool cr__depot_tick(int64_t now_ns);
 bool cr__depot_restless(void);
 void cr__depot_hurry(void);
 void cr__depot_trim(void);
+
+/* For who has reserved addresses of its own (PROT_NONE): makes a block of CR__BLOCK_BYTES accessible, at a multiple of that, of the pages that chunks get once there are several, and counts which. False: no
+ * memory, and it is as it was. Any thread. */
+#define CR__BLOCK_BYTES ((size_t)2 << 20)
+bool cr__block_open(char *block);
 
 /* Bytes of blocks made of such pages; bytes that lie warm in the depot. */
 uint64_t cr__mem_pages_bytes(enum cr__pages pages);

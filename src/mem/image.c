@@ -39,7 +39,7 @@ static inline struct cr__slab *slab_of(struct cr__images *images, struct class c
     struct cr__slab *slab = &images->classes[class.index];
     if (CR__UNLIKELY(slab->object_size_bytes == 0)) {
         cr__slab_init(slab, class.size_bytes, CR__MEM_IMAGES);
-        images->used[class.index / 64] |= (uint64_t)1 << class.index % 64;
+        atomic_fetch_or_explicit(&images->used[class.index / 64], (uint64_t)1 << class.index % 64, memory_order_relaxed); /* whoever sees it reads `returned` only */
     }
     return slab;
 }
@@ -65,7 +65,9 @@ void cr__images_init(struct cr__images *images)
 static struct cr__slab *class_from(struct cr__images *images, unsigned index)
 {
     for (unsigned i = index / 64; i < CR__COUNT(images->used); i++) {
-        uint64_t left = i == index / 64 ? images->used[i] >> index % 64 << index % 64 : images->used[i];
+        uint64_t left = atomic_load_explicit(&images->used[i], memory_order_relaxed);
+        if (i == index / 64)
+            left = left >> index % 64 << index % 64;
         if (left)
             return &images->classes[64 * i + cr__bits_lowest(left)];
     }
@@ -99,6 +101,15 @@ bool cr__images_restless(const struct cr__images *images)
 {
     for (EACH_CLASS(slab, (struct cr__images *)images)) {
         if (cr__slab_restless(slab))
+            return true;
+    }
+    return false;
+}
+
+bool cr__images_returned(const struct cr__images *images)
+{
+    for (EACH_CLASS(slab, (struct cr__images *)images)) {
+        if (cr__slab_returned(slab))
             return true;
     }
     return false;

@@ -12,7 +12,7 @@
 #define CR__IMAGE_CLASSES 71
 
 struct cr__images {
-    uint64_t used[2]; /* classes that have a slab: each gets one when it is first wanted */
+    _Atomic uint64_t used[2]; /* classes that have a slab: each gets one when it is first wanted. Written by its owner */
     struct cr__slab classes[CR__IMAGE_CLASSES];
 };
 
@@ -21,7 +21,7 @@ void cr__images_init(struct cr__images *images);
 /* Gives everything back, images in use included. Nobody may put any more. */
 void cr__images_fini(struct cr__images *images);
 
-/* Aligned to 16 bytes, whatever was in it before; NULL: no memory, or more than CR__IMAGE_MAX_BYTES. */
+/* Aligned to 16 bytes, or as size_bytes is, up to a page (so that what O_DIRECT reads may go there), but under AddressSanitizer, which has gaps between; in it is whatever was; NULL: no memory, or more than CR__IMAGE_MAX_BYTES. */
 void *cr__image_get(struct cr__images *images, size_t size_bytes);
 
 /* Frees an image, of this set or another worker's. */
@@ -33,11 +33,12 @@ static inline size_t cr__image_room(const void *image)
     return cr__slab_of(image)->object_size_bytes;
 }
 
-/* What cr__slab_flush, _look, _shrink, _trim and _restless do, for all classes. */
+/* What cr__slab_flush, _look, _shrink, _trim, _restless and _returned do, for all classes. */
 void cr__images_flush(struct cr__images *images);
 void cr__images_look(struct cr__images *images);
 bool cr__images_shrink(struct cr__images *images);
 bool cr__images_restless(const struct cr__images *images);
+bool cr__images_returned(const struct cr__images *images);
 void cr__images_trim(struct cr__images *images);
 
 #endif

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mem/books.h"
 #include "os/os.h"
 
 static _Atomic uint64_t bytes_by_kind[CR__MEM_KINDS];
@@ -56,6 +55,17 @@ void *cr__mem_map(size_t size_bytes, enum cr__mem_kind kind)
     return addr;
 }
 
+void *cr__mem_map_shared(int fd, size_t size_bytes, enum cr__mem_kind kind)
+{
+    if (cr__mem_fails_by_injection())
+        return NULL;
+    cr__mem_count_call();
+    void *addr = cr__os_map_shared(fd, size_bytes);
+    if (addr)
+        cr__mem_count(kind, size_bytes);
+    return addr;
+}
+
 void cr__mem_unmap(void *addr, size_t size_bytes, enum cr__mem_kind kind)
 {
     cr__mem_count_call();
@@ -70,6 +80,17 @@ int cr__mem_advise(void *addr, size_t size_bytes, int advice)
 {
     cr__mem_count_call();
     return cr__os_advise(addr, size_bytes, advice);
+}
+
+void cr__mem_drop_many(const struct iovec *ranges, size_t count)
+{
+    cr__mem_count_call();
+    ssize_t dropped = cr__os_advise_many(CR__OS_SELF, ranges, count, MADV_DONTNEED);
+    for (size_t i = 0; i < count; i++) {
+        if (dropped < (ssize_t)ranges[i].iov_len)
+            cr__mem_advise(ranges[i].iov_base, ranges[i].iov_len, MADV_DONTNEED);
+        dropped -= (ssize_t)ranges[i].iov_len;
+    }
 }
 
 int cr__mem_protect(void *addr, size_t size_bytes, int protection)

@@ -67,9 +67,15 @@ void cr__slab_look(struct cr__slab *slab);
 bool cr__slab_shrink(struct cr__slab *slab);
 void cr__slab_trim(struct cr__slab *slab);
 
+/* Whether others have sent it something. Any thread. */
+static inline bool cr__slab_returned(const struct cr__slab *slab)
+{
+    return atomic_load_explicit(&slab->returned, memory_order_relaxed) != NULL;
+}
+
 static inline bool cr__slab_restless(const struct cr__slab *slab)
 {
-    return slab->stir > 0 || slab->arrived || atomic_load_explicit(&slab->returned, memory_order_relaxed) != NULL;
+    return slab->stir > 0 || slab->arrived || cr__slab_returned(slab);
 }
 
 static inline struct cr__slab *cr__slab_of(const void *object)

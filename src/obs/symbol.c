@@ -4,7 +4,6 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
-#include <string.h>
 
 #ifdef CR__HAVE_LIBUNWIND
 #define UNW_LOCAL_ONLY
@@ -55,41 +54,42 @@ const char *cr__symbol_of(const void *entry, char *buf, size_t size_bytes)
 
 #ifdef CR__HAVE_LIBUNWIND
 
-void cr__backtrace_report(int fd, void *ucontext, unsigned max_frames)
+#define STEPS_MAX 100000 /* of a deep recursion; a stack that has been written over may lead on for ever */
+
+void cr__lines_backtrace(struct cr__lines *lines, void *ucontext, unsigned max_frames)
 {
     unw_cursor_t cursor;
     if (unw_init_local2(&cursor, ucontext, UNW_INIT_SIGNAL_FRAME) != 0)
         return;
-    char last[160] = "";
+    unw_word_t last = 0;
     unsigned repeats = 0;
-    for (unsigned frames = 0; frames < max_frames;) {
+    for (unsigned frames = 0, steps = 0; frames < max_frames && steps < STEPS_MAX; steps++) {
         unw_word_t ip = 0;
         if (unw_get_reg(&cursor, UNW_REG_IP, &ip) != 0 || ip == 0)
             return;
-        char where[160];
-        cr__symbol_at((void *)(uintptr_t)ip, where, sizeof(where));
-        if (strcmp(where, last) == 0) {
+        if (ip == last) { /* not named again: that takes a millisecond */
             repeats++;
         } else {
+            char where[160];
             if (repeats)
-                cr__report(fd, "           ... %u times more\n", repeats);
-            cr__report(fd, "    %s %s\n", frames ? "from" : "  in", where);
+                cr__lines_put(lines, "           ... %u times more\n", repeats);
+            cr__lines_put(lines, "    %s %s\n", frames ? "from" : "  in", cr__symbol_at((void *)(uintptr_t)ip, where, sizeof(where)));
             repeats = 0;
-            memcpy(last, where, sizeof(last));
+            last = ip;
             frames++;
         }
-        if (repeats > 100000 || unw_step(&cursor) <= 0)
+        if (unw_step(&cursor) <= 0)
             break;
     }
     if (repeats)
-        cr__report(fd, "           ... %u times more\n", repeats);
+        cr__lines_put(lines, "           ... %u times more\n", repeats);
 }
 
 #else
 
 #include <ucontext.h>
 
-void cr__backtrace_report(int fd, void *ucontext, unsigned max_frames)
+void cr__lines_backtrace(struct cr__lines *lines, void *ucontext, unsigned max_frames)
 {
     const ucontext_t *context = ucontext;
 #if defined(__x86_64__)
@@ -101,7 +101,7 @@ void cr__backtrace_report(int fd, void *ucontext, unsigned max_frames)
 #endif
     char where[160];
     if (max_frames)
-        cr__report(fd, "      in %s\n", cr__symbol_at(pc, where, sizeof(where)));
+        cr__lines_put(lines, "      in %s\n", cr__symbol_at(pc, where, sizeof(where)));
 }
 
 #endif

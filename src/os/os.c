@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+const struct cr__os_world *_Atomic cr__os_world;
+
 #ifdef CR__TSAN /* it must see them: an address that libc's mmap had before us would else be a race */
 
 void *cr__os_map(size_t size_bytes, int protection)
@@ -32,6 +34,35 @@ int cr__os_unmap(void *addr, size_t size_bytes)
 }
 
 #endif
+
+void *cr__os_map_shared(int fd, size_t size_bytes)
+{
+    void *addr = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return addr == MAP_FAILED ? NULL : addr;
+}
+
+#define SEALS (1 | 2 | 4) /* F_SEAL_SEAL, _SHRINK, _GROW; headers may lack them */
+#define SEALS_ADD 1033
+#define SEALS_GET 1034
+
+int cr__os_memfd(const char *name, size_t size_bytes)
+{
+    int fd = (int)cr__syscall2(SYS_memfd_create, name, 1 | 2 /* MFD_CLOEXEC | MFD_ALLOW_SEALING */);
+    if (fd < 0)
+        return fd;
+    long r = cr__syscall2(SYS_ftruncate, fd, size_bytes);
+    if (r == 0)
+        r = cr__syscall3(SYS_fcntl, fd, SEALS_ADD, SEALS);
+    if (r < 0)
+        cr__os_close(fd);
+    return r < 0 ? (int)r : fd;
+}
+
+bool cr__os_memfd_is(int fd, size_t size_bytes)
+{
+    long seals = cr__syscall3(SYS_fcntl, fd, SEALS_GET, 0);
+    return seals >= 0 && (seals & SEALS) == SEALS && cr__os_seek(fd, 0, SEEK_END) == (int64_t)size_bytes;
+}
 
 void *cr__os_map_hugetlb(size_t size_bytes)
 {
@@ -63,20 +94,41 @@ int cr__os_advise(void *addr, size_t size_bytes, int advice)
     return (int)cr__syscall3(SYS_madvise, addr, size_bytes, advice);
 }
 
+int cr__os_resident(void *addr, size_t size_bytes, unsigned char *pages)
+{
+    return (int)cr__syscall3(SYS_mincore, addr, size_bytes, pages);
+}
+
+/* The number behind a name in a file of the kernel's; 0: there is none. Read in pieces, since it may be wanted on a stack of 2 KiB. */
+static uint64_t number_behind(int fd, const char *name)
+{
+    char piece[128];
+    size_t matched = 0, length = strlen(name);
+    uint64_t number = 0;
+    bool begun = false;
+    for (ssize_t n; (n = cr__os_read(fd, piece, sizeof(piece))) > 0;) {
+        for (ssize_t i = 0; i < n; i++) {
+            char c = piece[i];
+            if (matched < length) {
+                matched = c == name[matched] ? matched + 1 : c == name[0];
+            } else if (c >= '0' && c <= '9') {
+                number = number * 10 + (uint64_t)(c - '0');
+                begun = true;
+            } else if (begun) {
+                return number;
+            }
+        }
+    }
+    return number;
+}
+
 uint64_t cr__os_page_tables_bytes(void)
 {
-    char text[2048];
     int fd = cr__os_open("/proc/self/status", O_RDONLY, 0);
-    ssize_t n = fd >= 0 ? cr__os_read(fd, text, sizeof(text) - 1) : -1;
-    if (fd >= 0)
-        cr__os_close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    const char *at = strstr(text, "VmPTE:");
-    uint64_t kib = 0;
-    for (at = at ? at + strlen("VmPTE:") : ""; *at == ' ' || *at == '\t'; at++)
-        ;
-    for (; *at >= '0' && *at <= '9'; at++)
-        kib = kib * 10 + (uint64_t)(*at - '0');
+    if (fd < 0)
+        return 0;
+    uint64_t kib = number_behind(fd, "VmPTE:");
+    cr__os_close(fd);
     return kib * 1024;
 }
 

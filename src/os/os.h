@@ -27,24 +27,54 @@
 #define MADV_GUARD_REMOVE 103
 #endif
 
-/* Monotonic nanoseconds. */
-static inline int64_t cr__os_now_ns(void)
+/* Where time and entropy come from, if not from the kernel: filled in by `sim` while a runtime runs under a seed. Both functions may be called on any thread. */
+struct cr__os_world {
+    int64_t (*now_ns)(void);
+    int (*random)(void *buf, size_t size_bytes);
+};
+
+/* NULL: from the kernel. Relaxed: what it points to never changes, and who sees it late sees the kernel's for that long. */
+extern const struct cr__os_world *_Atomic cr__os_world;
+
+static inline const struct cr__os_world *cr__os_world_now(void)
+{
+    return atomic_load_explicit(&cr__os_world, memory_order_relaxed);
+}
+
+/* Monotonic nanoseconds, by the kernel's clock: for what watches, or waits for, the kernel's threads. */
+static inline int64_t cr__os_kernel_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now); /* vDSO; can't fail for this clock */
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static inline int cr__os_random(void *buf, size_t size_bytes)
+/* Monotonic nanoseconds: the time that coroutines live by. */
+static inline int64_t cr__os_now_ns(void)
+{
+    const struct cr__os_world *world = cr__os_world_now();
+    return CR__UNLIKELY(world != NULL) ? world->now_ns() : cr__os_kernel_ns();
+}
+
+static inline int cr__os_kernel_random(void *buf, size_t size_bytes)
 {
     return (int)cr__syscall3(SYS_getrandom, buf, size_bytes, 0);
 }
 
+/* size_bytes, or fewer beyond 256; or -errno. */
+static inline int cr__os_random(void *buf, size_t size_bytes)
+{
+    const struct cr__os_world *world = cr__os_world_now();
+    return CR__UNLIKELY(world != NULL) ? world->random(buf, size_bytes) : cr__os_kernel_random(buf, size_bytes);
+}
+
 /* Memory. Only `mem` calls these: it keeps the books. cr__os_map returns NULL on failure. */
 void *cr__os_map(size_t size_bytes, int protection);
+void *cr__os_map_shared(int fd, size_t size_bytes);
 int cr__os_unmap(void *addr, size_t size_bytes);
 int cr__os_protect(void *addr, size_t size_bytes, int protection);
 int cr__os_advise(void *addr, size_t size_bytes, int advice);
+int cr__os_resident(void *addr, size_t size_bytes, unsigned char *pages); /* for each page 1 if it is there, else 0 */
 void *cr__os_map_hugetlb(size_t size_bytes);                  /* whole huge pages of 2 MiB, reserved; NULL: there are none */
 int cr__os_map_over(void *addr, size_t size_bytes);           /* fresh memory in place of what is mapped there */
 int cr__os_move(void *from, void *to, size_t size_bytes);     /* a mapping, in place of what is mapped at `to` */
@@ -52,7 +82,8 @@ int cr__os_move(void *from, void *to, size_t size_bytes);     /* a mapping, in p
 /* What the process's page tables take, 0 if the kernel does not say. */
 uint64_t cr__os_page_tables_bytes(void);
 
-/* The same advice on several ranges. How many bytes it has been taken for, counted from the first one; or -errno, if for none. */
+/* The same advice on several ranges, own_pidfd: of this process, or CR__OS_SELF (since Linux 6.14). How many bytes it has been taken for, counted from the first one; or -errno, if for none. */
+#define CR__OS_SELF (-10001) /* PIDFD_SELF_THREAD_GROUP, which headers may not have yet */
 static inline ssize_t cr__os_advise_many(int own_pidfd, const struct iovec *ranges, size_t count, int advice)
 {
     return cr__syscall5(SYS_process_madvise, own_pidfd, ranges, count, advice, 0);
@@ -123,6 +154,12 @@ static inline int cr__os_fd_flags(int fd)
     return (int)cr__syscall3(SYS_fcntl, fd, F_GETFL, 0);
 }
 
+/* Moves the file's position, and answers it. */
+static inline int64_t cr__os_seek(int fd, int64_t offset, int whence)
+{
+    return cr__syscall3(SYS_lseek, fd, offset, whence);
+}
+
 /* Whether what fd names never waits for a device: it lies in memory, or is a character device. */
 bool cr__os_is_in_memory(int fd);
 
@@ -165,6 +202,26 @@ static inline int cr__os_unlink(const char *path)
 {
     return (int)cr__syscall3(SYS_unlinkat, AT_FDCWD, path, 0);
 }
+
+/* Nanoseconds since 1970, by the clock that people set. */
+static inline int64_t cr__os_wall_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Takes a lock on an open file; -EWOULDBLOCK: somebody has it. It goes with the fd. */
+static inline int cr__os_lock_try(int fd)
+{
+    return (int)cr__syscall2(SYS_flock, fd, 2 | 4 /* LOCK_EX | LOCK_NB */);
+}
+
+/* Memory with an fd, of that size for good: whoever else maps it need not fear that it shrinks. */
+int cr__os_memfd(const char *name, size_t size_bytes);
+
+/* Whether fd is such memory, of that size. */
+bool cr__os_memfd_is(int fd, size_t size_bytes);
 
 static inline int cr__os_chmod(const char *path, mode_t mode)
 {

@@ -120,7 +120,7 @@ struct cr__poll_watch {
 int cr__poll_watch(struct cr__worker *worker, struct cr__poll_watch *watch);
 
 /* Reads from a regular file, or writes to it, without blocking the worker: the running coroutine waits, and neither a deadline nor cancelling ends that.
- * offset -1: where the last one stopped. Suspends. As pread and pwrite; -EOPNOTSUPP where the poller can't. */
+ * offset -1: where the last one stopped, but not for what appends. fd stays open until it returns. Suspends. As pread and pwrite; -EOPNOTSUPP where the poller can't. */
 ssize_t cr__poll_transfer(int fd, enum cr__direction direction, void *buf, size_t size_bytes, int64_t offset);
 
 /* Sends together with what others send, if that may be cheaper; then it suspends for a turn of the loop. As send; -EBADF: p was closed meanwhile;

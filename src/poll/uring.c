@@ -34,7 +34,6 @@
 #define BUFFERS_OUT_MAX 4096 /* of a worker's, the ring's own included */
 #define LATE_MAX 4
 #define TRANSFER_MAX (1u << 30)
-#define BOUNCED_MAX ((size_t)64 << 10) /* of what lies on a shared stack */
 #define EDGES (POLLIN | POLLOUT | POLLRDHUP | POLLPRI)
 
 enum kind { BOTH, WATCH, RECEIVE, ACCEPT, ONCE_IN, OUT_ONLY, FILED, SENT, KINDS };
@@ -323,12 +322,12 @@ static ssize_t await(struct cr__worker *worker, struct cr__record *me, enum cr__
     return ((intptr_t)me->node.prev - 1) / 2;
 }
 
-/* Submitted at once, so that the fd is needed no more. */
-static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd, enum cr__direction d, void *buf, size_t size_bytes,
-                        int64_t offset)
+/* Submitted at once. */
+static ssize_t transfer_at(struct cr__worker *worker, struct cr__record *me, int fd, enum cr__direction d, void *buf, size_t size_bytes,
+                           int64_t offset)
 {
     struct poller *poller = worker->poller;
-    size_t most = cr__on_shared_stack(worker, me, buf) ? BOUNCED_MAX : TRANSFER_MAX;
+    size_t most = cr__on_shared_stack(worker, me, buf) ? CR__BOUNCED_MAX_BYTES : TRANSFER_MAX;
     unsigned size = (unsigned)(size_bytes < most ? size_bytes : most);
     void *memory = cr__bounce_begin(worker, me, buf, size);
     if (!memory)
@@ -344,6 +343,20 @@ static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd
     io_uring_submit(&poller->ring);
     ssize_t n = await(worker, me, CR__WAIT_BLOCKING, NULL);
     cr__bounce_end(memory, buf, d == CR__IN && n > 0 ? (size_t)n : 0);
+    return n;
+}
+
+/* Of a request at the file's position the kernel moves that only if it ends at once, and not if its device tells of the end: past the page cache, which is a file system's choice as well as O_DIRECT's.
+ * So it is told where, and the position is moved here. What has no position (a FIFO) is at -1. */
+static ssize_t transfer(struct cr__worker *worker, struct cr__record *me, int fd, enum cr__direction d, void *buf, size_t size_bytes,
+                        int64_t offset)
+{
+    if (offset >= 0)
+        return transfer_at(worker, me, fd, d, buf, size_bytes, offset);
+    int64_t position = cr__os_seek(fd, 0, SEEK_CUR);
+    ssize_t n = transfer_at(worker, me, fd, d, buf, size_bytes, position < 0 ? -1 : position);
+    if (n > 0 && position >= 0)
+        cr__os_seek(fd, position + n, SEEK_SET);
     return n;
 }
 

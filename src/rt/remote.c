@@ -9,6 +9,7 @@
 #include <crore/outside.h>
 
 #include "rt/rt.h"
+#include "sched/budget.h"
 #include "sched/task.h"
 
 /* What a waiter's node.object says: the event, while it is in its list; then one of these. */
@@ -50,7 +51,7 @@ int cr_go_remote(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
         return -EINVAL;
     if (atomic_load_explicit(&cr__sched_of(rt)->stopping, memory_order_relaxed))
         return -ESHUTDOWN; /* else whoever spawns faster than it ends would keep it from that */
-    struct go *go = cr__mem_alloc(sizeof(*go), CR__MEM_OTHER);
+    struct go *go = cr__budget_has_room(cr__sched_of(rt)) ? cr__mem_alloc(sizeof(*go), CR__MEM_OTHER) : NULL;
     if (!go)
         return -ENOMEM;
     *go = (struct go){.post.fn = on_go, .fn = fn, .arg = arg};

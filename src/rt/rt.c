@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "io/io.h"
+#include "obs/obs.h"
 #include "os/os.h"
 #include "poll/poll.h"
 #include "sched/census.h"
@@ -45,6 +46,7 @@ static int check_config(const struct cr_config *config)
 {
     bool good = config->workers <= CR_WORKERS_MAX && config->policy <= CR_POLICY_STAR && config->poller <= CR_POLLER_URING &&
                 config->stack <= CR_STACK_SHARED && config->shared_stacks <= CR__SHARED_STACKS_MAX && cr__stack_size(config->stack_size_bytes) != 0 &&
+                !(config->stack == CR_STACK_SHARED && config->stack_size_bytes > CR_STACK_SHARED_MOST_BYTES) &&
                 config->guard_size_bytes % 4096 == 0 && config->guard_size_bytes <= MAX_GUARD_BYTES &&
                 config->report_fd >= 0 && (config->flags & ~(unsigned)CR_NO_SIGQUIT) == 0;
     return good ? 0 : -EINVAL;
@@ -77,8 +79,12 @@ static void close_worker(struct cr_rt *rt, struct cr__worker *worker, bool opene
     if (opened && worker->index == 0)
         cr__signals_leave(worker);
     if (opened)
+        cr__services_end(worker);
+    if (opened)
         cr__io_fini(worker);
     pthread_barrier_wait(&rt->step);
+    if (atomic_load(&rt->setup_result) == 0)
+        cr__worker_drain(worker); /* what others' services have sent when they were closed */
     if (opened)
         cr__poll_fini(worker);
 }
@@ -103,6 +109,7 @@ static int run_opened(struct cr_rt *rt, struct cr__worker *worker)
     cr__worker_drop(worker);
     pthread_barrier_wait(&rt->step);
     cr__worker_drain(worker); /* what others' destructors have sent: that an fd be closed here */
+    cr__services_fall_silent(worker);
     return r;
 }
 
@@ -190,7 +197,54 @@ static void free_workers(struct cr__sched *s)
     s->workers = NULL;
 }
 
-/* cr__fork_watch comes before. */
+/* How many run, and whether one of them does under a seed. That one has the process's clock: so it runs by itself. */
+static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned process_runs;
+static bool process_has_seed;
+
+static int enter_process(const struct cr_rt *rt)
+{
+    int r = cr__fork_watch();
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&process_lock);
+    bool alone = process_runs == 0 || !(process_has_seed || rt->config.seed);
+    if (alone) {
+        process_runs++;
+        process_has_seed = rt->config.seed != 0;
+    }
+    pthread_mutex_unlock(&process_lock);
+    if (alone)
+        return 0;
+    cr__fork_unwatch();
+    cr__report(rt->sched.report_fd, "crore: a runtime under a seed is the only one of its process while it runs\n");
+    return -EBUSY;
+}
+
+static void leave_process(void)
+{
+    pthread_mutex_lock(&process_lock);
+    if (--process_runs == 0)
+        process_has_seed = false;
+    pthread_mutex_unlock(&process_lock);
+    cr__fork_unwatch();
+}
+
+static int run_under_seed(struct cr_rt *rt, struct start *starts)
+{
+    struct cr__sched *s = &rt->sched;
+    if (s->seed == 0)
+        return run_threads(rt, starts);
+    int r = cr__fate.open(s);
+    if (r < 0)
+        return r;
+    s->fate = &cr__fate;
+    r = run_threads(rt, starts);
+    cr__fate.close(s, r);
+    return r;
+}
+
+/* enter_process comes before. */
 static int run(struct cr_rt *rt)
 {
     struct cr__sched *s = &rt->sched;
@@ -206,7 +260,7 @@ static int run(struct cr_rt *rt)
         cr__pool_init(&s->pool, rt->config.max_blocking_threads);
         pthread_mutex_init(&rt->gate, NULL);
         pthread_barrier_init(&rt->step, NULL, s->count);
-        r = run_threads(rt, starts);
+        r = run_under_seed(rt, starts);
         pthread_barrier_destroy(&rt->step);
         pthread_mutex_destroy(&rt->gate);
         cr__pool_fini(&s->pool);
@@ -218,7 +272,7 @@ static int run(struct cr_rt *rt)
     cr__sched_abandon(s);
     free_workers(s);
     cr__depot_trim(); /* nobody's loop does it any more */
-    cr__fork_unwatch();
+    leave_process();
     return r;
 }
 
@@ -232,6 +286,7 @@ static int init(struct cr_rt *rt, const struct cr_config *config)
     if (r == 0)
         r = cr__wishes(&rt->config, &rt->takes_census);
     rt->sched.count = rt->config.workers;
+    rt->sched.seed = rt->config.seed;
     rt->sched.budget_bytes = rt->config.memory_budget_bytes;
     rt->sched.slow_ns = rt->config.slow_ns ? rt->config.slow_ns : CR__SLOW_DEFAULT_NS;
     rt->sched.tells_at_quit = !(rt->config.flags & CR_NO_SIGQUIT);
@@ -254,7 +309,7 @@ int cr_run(void (*fn)(void *arg), void *arg, const struct cr_config *config)
     rt->fn = fn;
     rt->arg = arg;
     if (r == 0)
-        r = cr__fork_watch();
+        r = enter_process(rt);
     if (r == 0)
         r = run(rt);
     cr__mem_free(rt, sizeof(*rt), CR__MEM_OTHER);
@@ -293,7 +348,7 @@ int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
         return -EINVAL;
     if (rt->started)
         return -EALREADY;
-    int r = cr__fork_watch();
+    int r = enter_process(rt);
     if (r < 0)
         return r;
     rt->fn = fn;
@@ -302,7 +357,7 @@ int cr_rt_start(struct cr_rt *rt, void (*fn)(void *arg), void *arg)
     r = -pthread_create(&rt->thread, NULL, thread_main, rt);
     if (r < 0) {
         rt->started = rt->running = false;
-        cr__fork_unwatch();
+        leave_process();
     }
     return r;
 }

@@ -32,8 +32,9 @@ ssize_t cr__fd_watch(int fd, int64_t deadline_ns, ssize_t (*attempt)(struct cr__
 /* The other way: cr__sched_of. */
 struct cr_rt *cr__rt_of(struct cr__sched *sched);
 
-/* Fills in what the program leaves open: what the environment wishes, or the default. 0; -EINVAL: it has been told what is wrong. */
 #define CR__SHARED_STACKS_MAX 1024
+
+/* Fills in what the program leaves open: what the environment wishes, or the default. 0; -EINVAL: it has been told what is wrong. */
 int cr__wishes(struct cr_config *config, bool *takes_census);
 
 /* The processors that the cgroup (version 2) of the process has a quota for, rounded up: the least of its own and those above it; 0: none.

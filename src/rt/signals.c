@@ -157,7 +157,7 @@ static bool are_the_programs(const struct cr__sched *sched, const sigset_t *set)
 }
 
 struct taking {
-    const sigset_t *set;
+    sigset_t set;
     siginfo_t *info;
 };
 
@@ -165,7 +165,10 @@ static ssize_t try_take(struct cr__fd_conn *c, void *arg)
 {
     struct taking *taking = arg;
     (void)c; /* the signalfd only tells when */
-    return cr__os_take_signal(taking->set, taking->info);
+    cr__io_hold(taking->info);
+    int number = cr__os_take_signal(&taking->set, taking->info);
+    cr__io_let_go(taking->info);
+    return number;
 }
 
 ssize_t cr__fd_watch(int fd, int64_t deadline_ns, ssize_t (*attempt)(struct cr__fd_conn *c, void *arg), void *arg)
@@ -188,12 +191,12 @@ int cr_signal_wait_until(const sigset_t *set, siginfo_t *info, int64_t deadline_
     cr__handed(set);
     cr__handed(info);
     struct cr__worker *worker;
-    struct taking taking = {set, info};
+    struct taking taking = {*set, info};
     if (!cr__running(&worker))
         return -EPERM;
-    if (!are_the_programs(worker->sched, set))
+    if (!are_the_programs(worker->sched, &taking.set))
         return -EINVAL;
-    return (int)cr__fd_watch(cr__os_signalfd(set), deadline_ns, try_take, &taking);
+    return (int)cr__fd_watch(cr__os_signalfd(&taking.set), deadline_ns, try_take, &taking);
 }
 
 int cr_signal_wait(const sigset_t *set, siginfo_t *info)

@@ -1,8 +1,9 @@
-/* What reports say of the waits of the rooms below this one: the fd, and who holds a lock. */
+/* What reports say of the waits of the rooms below this one: the fd, the link, and who holds a lock. */
 #include "rt/rt.h"
 
 #include <stdio.h>
 
+#include "net/link/link.h"
 #include "os/os.h"
 #include "poll/poll.h"
 #include "sync/sync.h"
@@ -21,6 +22,13 @@ static void describe_fd(const struct cr__record *waits, char *text, size_t size_
         snprintf(text, size_bytes, "fd %d", fd);
     else
         snprintf(text, size_bytes, "closed");
+}
+
+/* Its worker alone closes it, and is where we are, or sleeps. */
+static void describe_link(const struct cr__record *waits, char *text, size_t size_bytes)
+{
+    const struct cr_link *link = (const struct cr_link *)waits->node.object;
+    snprintf(text, size_bytes, "%s", link ? link->told.name : "closed");
 }
 
 /* The number of a coroutine that may end meanwhile, and whose record may become another's: copied by the kernel, and worth what a second look at the lock says. */
@@ -84,12 +92,14 @@ static bool lock_holder(const struct cr__record *waits, struct cr__holder *out)
 }
 
 static const struct cr__wait_ops fd_ops = {.describe = describe_fd};
+static const struct cr__wait_ops link_ops = {.describe = describe_link};
 static const struct cr__wait_ops lock_ops = {.holder = lock_holder};
 
 void cr__waits_describe(void)
 {
     cr__holder_of(CR__WAIT_READABLE, &fd_ops);
     cr__holder_of(CR__WAIT_WRITABLE, &fd_ops);
+    cr__holder_of(CR__WAIT_PACKET, &link_ops);
     cr__holder_of(CR__WAIT_MUTEX, &lock_ops);
     cr__holder_of(CR__WAIT_READ_LOCK, &lock_ops);
     cr__holder_of(CR__WAIT_WRITE_LOCK, &lock_ops);

@@ -25,7 +25,12 @@ static int64_t left(const struct cr__sched *s)
     return (int64_t)s->budget_bytes - used;
 }
 
-bool cr__budget_renew(struct cr__worker *w)
+bool cr__budget_has_room(const struct cr__sched *s)
+{
+    return s->budget_bytes == 0 || left(s) >= CR__BUDGET_SPAWN_BYTES;
+}
+
+bool cr__budget_renew(struct cr__worker *w, int64_t bytes)
 {
     w->allowance_bytes = INT64_MAX;
     if (w->sched->budget_bytes == 0)
@@ -33,10 +38,11 @@ bool cr__budget_renew(struct cr__worker *w)
     cr__budget_tell(w);
     int64_t all = left(w->sched), share = all / (2 * (int64_t)w->sched->count);
     w->allowance_bytes = 0;
-    if (all < CR__BUDGET_SPAWN_BYTES)
+    if (all < bytes)
         return false;
-    if (share > CR__BUDGET_SPAWN_BYTES)
-        w->allowance_bytes = (share < ALLOWANCE_MAX_BYTES ? share : ALLOWANCE_MAX_BYTES) - CR__BUDGET_SPAWN_BYTES;
+    share = share < ALLOWANCE_MAX_BYTES ? share : ALLOWANCE_MAX_BYTES;
+    if (share > bytes)
+        w->allowance_bytes = share - bytes;
     return true;
 }
 

@@ -51,7 +51,7 @@ struct cr__census_advice cr__census_advise(uint32_t deepest_bytes, uint32_t live
         return (struct cr__census_advice){CR_STACK_STATIC, size};
     if (packs)
         return (struct cr__census_advice){CR_STACK_STATIC, CR__PACKED_BYTES};
-    if (live_bytes <= CR__CENSUS_COPY_BYTES)
+    if (live_bytes <= CR__CENSUS_COPY_BYTES && size <= CR_STACK_SHARED_MOST_BYTES)
         return (struct cr__census_advice){CR_STACK_SHARED, size};
     return (struct cr__census_advice){CR_STACK_VIRTUAL, size > CR__STACK_DEFAULT_BYTES ? size : CR__STACK_DEFAULT_BYTES};
 }

@@ -29,6 +29,7 @@
 #define BATCH_RECORDS 32
 #define BATCHES_OPEN 4       /* being filled, for different workers */
 #define BATCHES_UNDERWAY 8   /* of one home worker */
+#define SERVICES_BYTES 16384
 #define SILENCE_NS (1000ll * 1000000)
 #define LOOK_NS (20ll * 1000000)
 
@@ -48,6 +49,7 @@ struct part {
     unsigned slabs;                 /* that it has walked through: the records', and then those of frames */
     struct cr__slab_walk walk_at;
     struct batch *open[BATCHES_OPEN];
+    char *services;                 /* what they say of themselves, in SERVICES_BYTES; NULL: there are none */
 
     _Atomic bool given_up;          /* nobody sends it anything any more */
     _Atomic bool paused;            /* its walk goes on when a batch comes back: whoever clears this sends it on */
@@ -84,6 +86,7 @@ static void walk_put(struct walk *walk)
     for (unsigned i = 0; i < walk->count; i++) {
         struct part *part = &walk->parts[i];
         cr__tally_fini(&part->tally);
+        cr__mem_free(part->services, SERVICES_BYTES, CR__MEM_OTHER);
         for (unsigned b = 0; b < BATCHES_OPEN; b++)
             cr__mem_free(part->open[b], sizeof(struct batch), CR__MEM_OTHER);
     }
@@ -266,14 +269,14 @@ static struct cr__record *next_record(struct part *part)
 /* Returns whether that was all. */
 static bool walk_some(struct part *part)
 {
-    int64_t end_ns = cr__os_now_ns() + SLICE_NS;
+    int64_t end_ns = cr__os_kernel_ns() + SLICE_NS;
     unsigned unwound = part->tally.unwound;
     for (unsigned i = 1; i <= SLICE_RECORDS; i++) {
         struct cr__record *record = next_record(part);
         if (!record)
             return true;
         visit(part, record);
-        if (part->tally.unwound - unwound >= SLICE_UNWOUND || (i % 16 == 0 && cr__os_now_ns() > end_ns))
+        if (part->tally.unwound - unwound >= SLICE_UNWOUND || (i % 16 == 0 && cr__os_kernel_ns() > end_ns))
             break;
     }
     return false;
@@ -298,13 +301,27 @@ static void go_on(struct part *part)
     walk_put(part->walk);
 }
 
+/* Where memory is lacking they are left out. */
+static void have_services_tell(struct part *part)
+{
+    struct cr__service *service = part->worker->services;
+    part->services = service ? cr__mem_alloc(SERVICES_BYTES, CR__MEM_OTHER) : NULL;
+    for (size_t used = 0; service && part->services; service = service->next) {
+        if (service->tell)
+            service->tell(service, part->services + used, SERVICES_BYTES - used);
+        used += strlen(part->services + used);
+    }
+}
+
 static void do_slice(struct cr__worker *w, struct cr__post *post)
 {
     struct part *part = CR__CONTAINER(post, struct part, post);
     cr__spin_lock(&part->lock);
     bool over = part->closed || ended(w->sched) || walk_some(part);
-    if (over && !part->closed && !ended(w->sched))
+    if (over && !part->closed && !ended(w->sched)) {
         send_all(part);
+        have_services_tell(part);
+    }
     cr__spin_unlock(&part->lock);
     atomic_fetch_add_explicit(&part->progress, 1, memory_order_relaxed);
     if (over) {
@@ -380,7 +397,7 @@ static bool all_over(struct walk *walk)
 /* Gives up whose progress has not changed for a second. */
 static void look_for_silence(struct walk *walk, unsigned *progress, int64_t *since_ns, bool hurry)
 {
-    int64_t now_ns = cr__os_now_ns();
+    int64_t now_ns = cr__os_kernel_ns();
     for (unsigned i = 0; i < walk->count; i++) {
         struct part *part = &walk->parts[i];
         unsigned made = atomic_load_explicit(&part->progress, memory_order_relaxed);
@@ -476,8 +493,8 @@ static bool still_so(const struct suspicion *suspicion, const struct cr__edge *e
     if (!cr__post_from_outside(suspicion->sched, suspicion->sched->workers[edge->worker], &look_again->post)) {
         second_look_put(look_again);
     } else {
-        int64_t end_ns = cr__os_now_ns() + SILENCE_NS;
-        while (atomic_load_explicit(&look_again->done, memory_order_acquire) == 0 && cr__os_now_ns() < end_ns &&
+        int64_t end_ns = cr__os_kernel_ns() + SILENCE_NS;
+        while (atomic_load_explicit(&look_again->done, memory_order_acquire) == 0 && cr__os_kernel_ns() < end_ns &&
                !atomic_load_explicit(suspicion->hurry, memory_order_relaxed))
             cr__os_futex_wait(&look_again->done, 0, LOOK_NS);
         same = atomic_load_explicit(&look_again->done, memory_order_acquire) != 0 && look_again->same;
@@ -539,6 +556,19 @@ static void tell_workers(struct cr__watch *watch, struct walk *walk, const struc
     }
 }
 
+/* All parts are closed: nobody writes there any more. */
+static void tell_services(struct walk *walk, struct cr__out *out)
+{
+    for (unsigned i = 0; i < walk->count; i++) {
+        const struct part *part = &walk->parts[i];
+        for (const char *line = part->services ? part->services : "", *end; *line; line = end) {
+            end = strchrnul(line, '\n');
+            end += *end != '\0';
+            cr__out_put(out, "%.*s", (int)(end - line), line);
+        }
+    }
+}
+
 /* Of all that live by the counters, those that no worker has told of; counters move, so it is about so many. */
 static uint64_t not_found(struct cr__sched *s, uint64_t found)
 {
@@ -562,8 +592,11 @@ static void tell(struct cr__watch *watch, struct walk *walk, const struct cr__si
     add_up(walk, &sum);
     cr__out_put(out, "crore: %llu coroutine%s on %u worker%s\n", (unsigned long long)sum.live, sum.live == 1 ? "" : "s", s->count,
                 s->count == 1 ? "" : "s");
+    if (s->seed)
+        cr__out_put(out, "  under a seed: CR_SEED=%llu repeats it\n", (unsigned long long)s->seed);
     cr__memory_tell(out);
     tell_workers(watch, walk, sights, out);
+    tell_services(walk, out);
     struct suspicion suspicion = {.sched = s, .out = out, .hurry = hurry};
     cr__tally_cycles(&sum, tell_if_so, &suspicion);
     if (sum.edges_lost)

@@ -23,7 +23,7 @@ static unsigned class_of(size_t size_bytes)
 {
     if (size_bytes <= CR__FRAME_FINE_BYTES)
         return (unsigned)(size_bytes + 7) / 8;
-    unsigned last = (unsigned)size_bytes - 1, octave = 31 - (unsigned)__builtin_clz(last);
+    unsigned last = (unsigned)size_bytes - 1, octave = cr__bits_highest(last);
     return CR__FRAME_FINE_CLASSES + 4 * (octave - 10) + ((last >> (octave - 2)) & 3);
 }
 
@@ -35,12 +35,19 @@ static uint32_t class_bytes(unsigned class)
     return (5 + quarter) << (octave - 2);
 }
 
+static unsigned used_count(const struct cr__frames *frames)
+{
+    return atomic_load_explicit(&frames->used_count, memory_order_acquire);
+}
+
 static struct cr__slab *slab_of_class(struct cr__frames *frames, unsigned class)
 {
     struct cr__slab *slab = &frames->slabs[class];
     if (CR__UNLIKELY(slab->object_size_bytes == 0)) {
         cr__slab_init(slab, (uint32_t)HEAD_BYTES + class_bytes(class), CR__MEM_FRAMES);
-        frames->used[frames->used_count++] = (uint8_t)class;
+        unsigned count = used_count(frames);
+        frames->used[count] = (uint8_t)class;
+        atomic_store_explicit(&frames->used_count, count + 1, memory_order_release); /* pairs with the acquire in used_count */
     }
     return slab;
 }
@@ -60,34 +67,43 @@ void cr__frames_put(struct cr__frames *frames, struct cr__record *record)
 
 void cr__frames_flush(struct cr__frames *frames)
 {
-    for (unsigned i = 0; i < frames->used_count; i++)
+    for (unsigned i = 0; i < used_count(frames); i++)
         cr__slab_flush(&frames->slabs[frames->used[i]]);
 }
 
 void cr__frames_look(struct cr__frames *frames)
 {
-    for (unsigned i = 0; i < frames->used_count; i++)
+    for (unsigned i = 0; i < used_count(frames); i++)
         cr__slab_look(&frames->slabs[frames->used[i]]);
 }
 
 bool cr__frames_shrink(struct cr__frames *frames)
 {
     bool more = false;
-    for (unsigned i = 0; i < frames->used_count; i++)
+    for (unsigned i = 0; i < used_count(frames); i++)
         more |= cr__slab_shrink(&frames->slabs[frames->used[i]]);
     return more;
 }
 
 void cr__frames_trim(struct cr__frames *frames)
 {
-    for (unsigned i = 0; i < frames->used_count; i++)
+    for (unsigned i = 0; i < used_count(frames); i++)
         cr__slab_trim(&frames->slabs[frames->used[i]]);
 }
 
 bool cr__frames_restless(const struct cr__frames *frames)
 {
-    for (unsigned i = 0; i < frames->used_count; i++) {
+    for (unsigned i = 0; i < used_count(frames); i++) {
         if (cr__slab_restless(&frames->slabs[frames->used[i]]))
+            return true;
+    }
+    return false;
+}
+
+bool cr__frames_returned(const struct cr__frames *frames)
+{
+    for (unsigned i = 0; i < used_count(frames); i++) {
+        if (cr__slab_returned(&frames->slabs[frames->used[i]]))
             return true;
     }
     return false;
@@ -107,13 +123,13 @@ static void call(void *object, void *arg)
 void cr__frames_each(struct cr__frames *frames, void (*fn)(void *record, void *arg), void *arg)
 {
     struct each each = {fn, arg};
-    for (unsigned i = 0; i < frames->used_count; i++)
+    for (unsigned i = 0; i < used_count(frames); i++)
         cr__slab_each(&frames->slabs[frames->used[i]], call, &each);
 }
 
 void cr__frames_fini(struct cr__frames *frames)
 {
-    for (unsigned i = 0; i < frames->used_count; i++)
+    for (unsigned i = 0; i < used_count(frames); i++)
         cr__slab_fini(&frames->slabs[frames->used[i]]);
     frames->used_count = 0;
 }

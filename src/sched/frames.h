@@ -16,7 +16,7 @@
 struct cr__frames {
     struct cr__slab slabs[CR__FRAME_CLASSES]; /* those without a size have never been used */
     uint8_t used[CR__FRAME_CLASSES];          /* which have, in the order of their first use */
-    unsigned used_count;
+    _Atomic unsigned used_count;              /* written by its owner */
 };
 
 /* A record with room for such a frame behind it; NULL: no memory. size_bytes: 1 to CR__FRAME_MOST_BYTES. */
@@ -31,6 +31,9 @@ void cr__frames_look(struct cr__frames *frames);
 bool cr__frames_shrink(struct cr__frames *frames);
 void cr__frames_trim(struct cr__frames *frames);
 bool cr__frames_restless(const struct cr__frames *frames);
+
+/* Whether something has been sent home. Any thread. */
+bool cr__frames_returned(const struct cr__frames *frames);
 void cr__frames_each(struct cr__frames *frames, void (*fn)(void *record, void *arg), void *arg);
 void cr__frames_fini(struct cr__frames *frames);
 

@@ -1,5 +1,5 @@
 /* Which virtual stacks are frozen, and when: those of coroutines that have been parked on this worker for longer than a limit, or at all when the memory budget is
- * nearly used up. A hand goes round the worker's slots in the order of their addresses, some at each turn of the loop, so that neighbours are frozen by one call.
+ * nearly used up. A hand goes round the worker's slots, chunk by chunk, in each in the order of their addresses, some at each turn of the loop, so that neighbours are frozen by one call.
  *
  * Not frozen: one that may migrate (another worker could resume it meanwhile), that waits inside a bare coroutine, or that waits for a thread or the kernel to
  * be done with what may lie on its stack. Claims may come from anywhere while its stack is being frozen; only this worker resumes it, and it thaws it first. */
@@ -26,8 +26,11 @@ static bool is_idle(const struct cr__worker *w, const struct cr__record *record,
 static void freeze(struct cr__worker *w, struct cr__freezing *f)
 {
     unsigned frozen = cr__freeze(f);
-    for (unsigned i = 0; i < frozen; i++)
-        cr__co_away_set(&((struct cr__record *)f->stacks[i].slot->owner)->co, true);
+    for (unsigned i = 0; i < frozen; i++) {
+        struct cr_co *co = &((struct cr__record *)f->stacks[i].slot->owner)->co;
+        cr__co_away_set(co, true);
+        cr__stack_freezes(&w->virtuals, co->stack);
+    }
     w->frozen += frozen;
     f->count = 0;
 }
@@ -46,14 +49,14 @@ static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_u
         if (!slot) {
             w->hand_at = 0;
             w->hand = cr__stack_chunk_next(&w->virtuals, w->hand);
-            if (!w->hand)
+            if (!w->hand || f.count > CR__FREEZE_MOST / 2) /* neighbours end here */
                 break;
             continue;
         }
         looked++;
         struct cr__record *record = slot->owner;
         uint32_t idle_units;
-        if (record && is_idle(w, record, &idle_units) && idle_units >= limit_units && !cr__freeze_add(&f, slot, low, record->co.sp, top))
+        if (record && is_idle(w, record, &idle_units) && idle_units >= limit_units && cr__freeze_add(&f, slot, low, record->co.sp, top) < 0)
             break;
     }
     if (f.count > 0)
@@ -85,9 +88,10 @@ void cr__freezer_turn(struct cr__worker *w)
     int64_t limit_ns = limit_now_ns(w);
     if (!w->hand && w->now_ns - w->round_ns < round_ns(limit_ns))
         return;
-    uint32_t limit_units = (uint32_t)(limit_ns >> CR__SINCE_SHIFT);
+    uint32_t limit_units = limit_ns >> CR__SINCE_SHIFT < UINT32_MAX ? (uint32_t)(limit_ns >> CR__SINCE_SHIFT) : UINT32_MAX;
     bool over = look_round(w, SLICE_SLOTS, limit_units) == 0;
-    w->now_ns = cr__os_now_ns(); /* this is not to be taken for the coroutines' time */
+    if (!w->fate) /* under a seed it takes none: how often it looks depends on where stacks lie */
+        w->now_ns = cr__os_now_ns(); /* this is not to be taken for the coroutines' time */
     if (over)
         w->round_ns = w->now_ns;
 }
@@ -99,13 +103,18 @@ int64_t cr__freezer_due_in(const struct cr__worker *w)
     return w->hand ? 0 : round_ns(limit_now_ns(w));
 }
 
-int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)
+static struct cr__slot *slot_of(const struct cr__record *record)
 {
     char *low, *top;
-    struct cr__slot *slot = cr__stack_slot(cr__virtual_chunk(record->co.stack.top - 1), record->co.stack.top - 1, &low, &top);
-    int r = cr__thaw(slot, &w->images, top, w->staged);
+    return cr__stack_slot(cr__virtual_chunk(record->co.stack.top - 1), record->co.stack.top - 1, &low, &top);
+}
+
+int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record)
+{
+    int r = cr__thaw(slot_of(record), &w->images, record->co.stack.top, w->staged);
     if (r == 0) {
         cr__co_away_set(&record->co, false);
+        cr__stack_thaws(&w->virtuals, record->co.stack);
         w->frozen--;
     }
     return r;
@@ -123,14 +132,20 @@ static void begin(struct cr__worker *w)
         cr__report(w->sched->report_fd, "crore: virtual stacks are not frozen: %s\n", why);
 }
 
-void cr__freezer_owns(struct cr__worker *w, struct cr__record *record, bool owns)
+void cr__freezer_add(struct cr__worker *w, struct cr__record *record)
 {
-    char *low, *top;
     if (cr__co_flags(&record->co) & CR_MIGRATABLE)
         return;
-    struct cr__slot *slot = cr__stack_slot(cr__virtual_chunk(record->co.stack.top - 1), record->co.stack.top - 1, &low, &top);
-    slot->owner = owns ? record : NULL;
-    w->on_virtual += owns ? 1u : -1u;
+    slot_of(record)->owner = record;
+    w->on_virtual++;
     if (CR__UNLIKELY(!w->freezer_begun))
         begin(w);
+}
+
+void cr__freezer_remove(struct cr__worker *w, struct cr__record *record)
+{
+    if (cr__co_flags(&record->co) & CR_MIGRATABLE)
+        return;
+    slot_of(record)->owner = NULL;
+    w->on_virtual--;
 }

@@ -12,6 +12,7 @@
 #define AGE_NS (5 * CR_MS)            /* what has not started waits no longer for a turn, however much is spawned after it */
 #define JOURNEY_NS 2000               /* what it costs to go on on another worker: waking that, and fetching what is in this one's caches */
 #define FREEZE_AFTER_NS CR_SEC
+#define PATIENCE_NS (100 * CR_MS)     /* of the kernel's time: so long what may come from outside is waited for before the time of a runtime under a seed jumps */
 #define PUT_OFF_NS CR_MS              /* who lacked memory, or a stack that is pinned, tries again */
 
 /* ---- The loop ----------------------------------------------------------------------------------------------- */
@@ -43,7 +44,9 @@ static void be_generous(struct cr__worker *w, int64_t ran_ns)
 /* Chains get longer while they return early, and shorter while they keep the poller waiting. */
 static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
 {
-    if (ran_ns > 2 * POLL_INTERVAL_NS && w->chain_budget > 1)
+    if (CR__UNLIKELY(w->fate != NULL))
+        w->chain_budget = 1 + (int)w->fate->below(FIRST_CHAIN_BUDGET);
+    else if (ran_ns > 2 * POLL_INTERVAL_NS && w->chain_budget > 1)
         w->chain_budget /= 2;
     else if (w->used_up && ran_ns < POLL_INTERVAL_NS / 2 && w->chain_budget < MAX_CHAIN_BUDGET)
         w->chain_budget *= 2;
@@ -51,7 +54,7 @@ static void adapt_budget(struct cr__worker *w, int64_t ran_ns)
 
 static bool anything_ready(const struct cr__worker *w)
 {
-    return w->ready.head || w->elsewhere != 0;
+    return w->ready.head || cr__anything_elsewhere(w) || w->services_poked;
 }
 
 static void tick(struct cr__worker *w)
@@ -63,7 +66,16 @@ static void tick(struct cr__worker *w)
 static int poll_for(struct cr__worker *w, int64_t timeout_ns)
 {
     cr__count(&w->counters.polls, 1);
+    w->polled_ns = w->now_ns;
     return w->poller_ops->poll(w, timeout_ns);
+}
+
+/* A look. Where a service brings work turn by turn, each but a few microseconds long, not in each of them: it is a system call. */
+static int look_at_poller(struct cr__worker *w)
+{
+    if (CR__UNLIKELY(w->services != NULL) && w->now_ns - w->polled_ns < POLL_INTERVAL_NS / 2)
+        return 0;
+    return poll_for(w, 0);
 }
 
 /* Negative: never. */
@@ -72,12 +84,41 @@ static int64_t sooner(int64_t a_ns, int64_t b_ns)
     return a_ns < 0 || (b_ns >= 0 && b_ns < a_ns) ? b_ns : a_ns;
 }
 
-static int64_t until_something_is_due(struct cr__worker *w)
+/* A coroutine, or a service. */
+static int64_t until_someone_is_due(struct cr__worker *w)
 {
-    int64_t soonest_ns = sooner(cr__wheel_next(&w->wheel, w->now_ns), cr__worker_shrinks_in(w));
+    int64_t soonest_ns = cr__wheel_next(&w->wheel, w->now_ns);
     if (CR__UNLIKELY(w->put_off.head != NULL))
         soonest_ns = sooner(soonest_ns, PUT_OFF_NS);
+    return CR__UNLIKELY(w->services != NULL) ? sooner(soonest_ns, cr__services_due_in(w)) : soonest_ns;
+}
+
+static int64_t until_something_is_due(struct cr__worker *w)
+{
+    int64_t soonest_ns = sooner(until_someone_is_due(w), cr__worker_shrinks_in(w));
     return sooner(soonest_ns, cr__freezer_due_in(w));
+}
+
+/* Whether something may come that no coroutine here does: for an fd, from another thread. */
+static bool anything_outside(const struct cr__worker *w)
+{
+    struct cr__sched *s = w->sched;
+    return s->stoppable || atomic_load_explicit(&w->waits_outside, memory_order_relaxed) != 0 || atomic_load_explicit(&s->promised, memory_order_relaxed) != 0;
+}
+
+/* As poll_for until something is due. Under a seed no time passes meanwhile: it jumps to when a coroutine or a service is due (what is due for the memory's sake depends on more than
+ * the seed, and is done by the way). What may come from outside, of which the seed knows nothing, is waited for first, but not for long. *jumps_ns: how far, 0 for not at
+ * all. */
+static int poll_under_seed(struct cr__worker *w, int64_t *jumps_ns)
+{
+    int64_t due_ns = until_someone_is_due(w), wait_ns = due_ns > 0 && !anything_outside(w) ? 0 : sooner(due_ns, PATIENCE_NS);
+    if (due_ns < 0)
+        wait_ns = -1;
+    int64_t began_ns = cr__os_kernel_ns();
+    int r = poll_for(w, wait_ns);
+    bool came = due_ns < 0 || anything_ready(w) || (wait_ns > 0 && cr__os_kernel_ns() - began_ns < wait_ns);
+    *jumps_ns = came ? 0 : due_ns;
+    return r;
 }
 
 /* Nothing is ready here. */
@@ -88,10 +129,17 @@ static int sleep_until_something(struct cr__worker *w)
         cr__slab_flush(slab);
     cr__images_flush(&w->images);
     cr__frames_flush(&w->frames);
+    if (CR__UNLIKELY(cr__packets_left(&w->packets) < CR__PACKETS_PLENTY))
+        cr__packet_flush(&w->packets);
     if (!cr__worker_fall_asleep(w))
         return poll_for(w, 0);
-    int r = atomic_load_explicit(&s->done, memory_order_relaxed) ? 0 : poll_for(w, until_something_is_due(w));
+    int r = 0;
+    int64_t jumps_ns = 0;
+    if (!atomic_load_explicit(&s->done, memory_order_relaxed))
+        r = CR__UNLIKELY(w->fate != NULL) ? poll_under_seed(w, &jumps_ns) : poll_for(w, until_something_is_due(w));
     cr__worker_get_up(w);
+    if (jumps_ns > 0 && cr__inbox_empty(&w->inbox))
+        w->fate->pass(w->now_ns + jumps_ns);
     tick(w);
     return r;
 }
@@ -139,6 +187,8 @@ static void house_keeping(struct cr__worker *w)
     cr__worker_receive(w);
     if (CR__UNLIKELY(cr__sched_anything_told(w->sched)))
         cr__sched_do_told(w->sched, w);
+    if (CR__UNLIKELY(w->services != NULL)) /* last: what has just come may have poked one */
+        cr__services_turn(w);
 }
 
 int cr__worker_run(struct cr__worker *w)
@@ -156,7 +206,7 @@ int cr__worker_run(struct cr__worker *w)
         adapt_budget(w, w->now_ns - before_ns);
         house_keeping(w);
         if (anything_ready(w) || cr__worker_search(w))
-            r = poll_for(w, 0);
+            r = look_at_poller(w);
         else
             r = sleep_until_something(w);
     }
@@ -206,8 +256,14 @@ void cr__worker_init(struct cr__worker *w, struct cr__sched *s, unsigned index, 
     w->alone = s->count == 1;
     w->last_id = index + 1 - s->count; /* ids: 1, 2, 3, dealt out in turns */
     w->random = 2463534242u + index;
+    w->fate = s->fate;
+    if (w->fate) {
+        w->elsewhere = CR__FATED;
+        w->random = w->fate->below(UINT32_MAX) | 1; /* idle.c's must not become 0 */
+    }
     w->chain = config->policy != CR_POLICY_STAR;
     w->chain_budget = FIRST_CHAIN_BUDGET;
+    w->io_budget_next = CR__IO_BUDGET;
     w->default_kind = config->stack;
     (void)!cr__attr_check(NULL, config->stack, config->stack_size_bytes, &w->default_flags, &w->default_stack_bytes); /* config has been checked */
     w->outside = self->current; /* a bare coroutine, perhaps */
@@ -275,6 +331,7 @@ void cr__worker_fini(struct cr__worker *w)
     cr__stack_pool_fini(&w->stacks);
     cr__stack_pool_fini(&w->virtuals);
     cr__packed_fini(&w->packed);
+    cr__packet_flush(&w->packets);
     self->worker = NULL;
     self->current = w->outside;
 }
@@ -292,6 +349,8 @@ int cr_stats_get(struct cr_stats *out)
         ADD(steals), ADD(sent), ADD(slow);
 #undef ADD
     }
+    out->seed = here->sched->seed;
+    out->trace = here->fate ? here->fate->trace() : 0;
     out->frozen = atomic_load_explicit(&cr__freeze_counts.frozen, memory_order_relaxed);
     out->thawed = atomic_load_explicit(&cr__freeze_counts.resumed, memory_order_relaxed) +
                   atomic_load_explicit(&cr__freeze_counts.touched, memory_order_relaxed);

@@ -9,6 +9,7 @@
 
 #define LOOK_NS (500ll * 1000000)
 #define PAUSE 10 /* times as long as a slice of it has taken, while something is ready: else it would keep a busy worker from its work, and what it takes would soon be wanted again */
+#define SLICES_BEHIND 16 /* at once, without a pause, where stacks become free faster than that: millions that thaw and end would fill the memory before it could go back */
 
 static _Atomic unsigned wish; /* counts cr_mem_trim; each worker follows in its next turn */
 
@@ -30,19 +31,22 @@ int64_t cr__worker_shrinks_in(const struct cr__worker *w)
     return due_ns > w->now_ns ? due_ns - w->now_ns : 0;
 }
 
-/* The lists of slabs don't change once the workers run. */
+/* By another worker. The list of slabs does not change once the workers run. */
+static bool anything_came_home(const struct cr__worker *w)
+{
+    for (const struct cr__slab *slab = w->slabs; slab; slab = slab->next) {
+        if (cr__slab_returned(slab))
+            return true;
+    }
+    return cr__images_returned(&w->images) || cr__frames_returned(&w->frames) || cr__stack_any_returned(&w->stacks) || cr__stack_any_returned(&w->virtuals);
+}
+
 static void tell_sleepers(struct cr__worker *w)
 {
     for (unsigned i = 0; i < w->sched->count; i++) {
         struct cr__worker *other = w->sched->workers[i];
-        if (other == w || !cr__inbox_asleep(&other->inbox))
-            continue;
-        for (const struct cr__slab *slab = other->slabs; slab; slab = slab->next) {
-            if (atomic_load_explicit(&slab->returned, memory_order_relaxed)) {
-                cr__worker_rouse(other);
-                break;
-            }
-        }
+        if (other != w && cr__inbox_asleep(&other->inbox) && anything_came_home(other))
+            cr__worker_rouse(other);
     }
 }
 
@@ -92,11 +96,15 @@ void cr__worker_shrink(struct cr__worker *w)
         w->shrinks_fast = false;
         look_all(w);
     }
-    int64_t began_ns = cr__os_now_ns();
-    w->shrinks_on = shrink_all(w);
-    bool busy = !w->shrinks_fast && (w->ready.head || w->elsewhere != 0);
-    int64_t pause_ns = busy ? PAUSE * (cr__os_now_ns() - began_ns) : 0;
-    w->shrunk_ns = w->shrinks_on ? began_ns + pause_ns - LOOK_NS : began_ns;
+    int64_t began_ns = cr__os_kernel_ns(); /* what it costs, even where coroutines have another clock */
+    bool behind = cr__stack_pool_behind(&w->stacks) || cr__stack_pool_behind(&w->virtuals);
+    unsigned slices = behind ? SLICES_BEHIND : 1;
+    do
+        w->shrinks_on = shrink_all(w);
+    while (w->shrinks_on && --slices > 0);
+    bool busy = !behind && !w->shrinks_fast && (w->ready.head || cr__anything_elsewhere(w));
+    int64_t pause_ns = busy ? PAUSE * (cr__os_kernel_ns() - began_ns) : 0;
+    w->shrunk_ns = w->shrinks_on ? w->now_ns + pause_ns - LOOK_NS : w->now_ns;
 }
 
 bool cr__worker_shrinks_now(const struct cr__worker *w)
@@ -124,7 +132,7 @@ static double mib(uint64_t bytes)
 
 void cr__memory_tell(struct cr__out *out)
 {
-    static const char *const names[CR__MEM_KINDS] = {"records", "addresses of stacks", "connections", "buffers", "images", "frames", "other"};
+    static const char *const names[CR__MEM_KINDS] = {"records", "addresses of stacks", "connections", "buffers", "images", "frames", "packets", "other"};
     cr__out_put(out, "  memory in MiB:");
     for (int kind = 0; kind < CR__MEM_KINDS; kind++) {
         if (cr__mem_bytes(kind) > 0)
@@ -149,6 +157,7 @@ void cr_mem_stats_get(struct cr_mem_stats *out)
         .buffers_bytes = cr__mem_bytes(CR__MEM_BUFFERS),
         .images_bytes = cr__mem_bytes(CR__MEM_IMAGES),
         .frames_bytes = cr__mem_bytes(CR__MEM_FRAMES),
+        .packets_bytes = cr__mem_bytes(CR__MEM_PACKETS),
         .other_bytes = cr__mem_bytes(CR__MEM_OTHER),
         .spare_bytes = cr__mem_spare_bytes(),
         .transparent_bytes = cr__mem_pages_bytes(CR__PAGES_TRANSPARENT),

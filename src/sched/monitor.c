@@ -204,7 +204,7 @@ static bool look_at_all(struct cr__watch *watch, int64_t passed_ns)
 
 int64_t cr__watch_look(struct cr__watch *watch)
 {
-    int64_t now_ns = cr__os_now_ns(), passed_ns = now_ns - watch->before_ns, step_ns = watch->step_ns;
+    int64_t now_ns = cr__os_kernel_ns(), passed_ns = now_ns - watch->before_ns, step_ns = watch->step_ns;
     if (passed_ns < step_ns)
         return step_ns - passed_ns;
     bool awake = look_at_all(watch, passed_ns > step_ns + LATE_NS ? step_ns + LATE_NS : passed_ns);
@@ -402,7 +402,7 @@ static int watch_start_locked(struct cr__sched *s)
     if (watch->look_ns < SHORTEST_LOOK_NS)
         watch->look_ns = SHORTEST_LOOK_NS;
     watch->step_ns = watch->look_ns;
-    watch->before_ns = cr__os_now_ns();
+    watch->before_ns = cr__os_kernel_ns();
     pthread_mutex_init(&watch->lock, NULL);
     int r = start_thread(watch);
     if (r < 0) {

@@ -91,7 +91,7 @@ static void leave_idle(struct cr__pool *pool, struct cr__pool_thread *me)
 /* Waits for a job as long as is worth while. The pool is locked. */
 static struct job *idle_locked(struct cr__pool *pool, struct cr__pool_thread *me)
 {
-    int64_t until_ns = cr_after(pool->idle_ns);
+    int64_t until_ns = cr__os_kernel_ns() + pool->idle_ns;
     struct timespec until = {until_ns / CR_SEC, until_ns % CR_SEC};
     me->job = NULL;
     me->next = pool->idle;
@@ -216,6 +216,36 @@ static int wait_for(struct cr__record *me, struct job *job, int64_t deadline_ns,
     return 0;
 }
 
+static bool is_cancelled(struct cr__worker *w, struct cr__record *me)
+{
+    if (!cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)))
+        return false;
+    cr__breathe(w);
+    return true;
+}
+
+static int run_on_thread(struct cr__worker *w, struct cr__record *me, void (*fn)(void *arg), void *arg, int64_t deadline_ns)
+{
+    struct job *job = cr__slab_get(&w->jobs);
+    if (!job)
+        return -ENOMEM;
+    *job = (struct job){.post = {.fn = on_done, .promised = true}, .fn = fn, .arg = arg, .record = me, .worker = w};
+    cr__sched_promise(w->sched);
+    int r = submit(&w->sched->pool, job);
+    if (r >= 0)
+        r = wait_for(me, job, deadline_ns, r > 0);
+    w = cr__worker_here();
+    if (r < 0)
+        cr__sched_promise_kept(w->sched); /* nobody will tell of it */
+    cr__slab_put(&w->jobs, job);
+    return r;
+}
+
+int cr__blocking_until(struct cr__worker *w, struct cr__record *me, void (*fn)(void *arg), void *arg, int64_t deadline_ns)
+{
+    return is_cancelled(w, me) ? -ECANCELED : run_on_thread(w, me, fn, arg, deadline_ns);
+}
+
 int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns)
 {
     cr__handed(arg);
@@ -225,24 +255,11 @@ int cr_blocking_until(void (*fn)(void *arg), void *arg, int64_t deadline_ns)
         return -EPERM;
     if (!fn)
         return -EINVAL;
-    if (cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed))) {
-        cr__breathe(w);
+    if (is_cancelled(w, me))
         return -ECANCELED;
-    }
-    struct job *job = cr__slab_get(&w->jobs);
-    if (!job)
-        return -ENOMEM;
-    *job = (struct job){.post = {.fn = on_done, .promised = true}, .fn = fn, .arg = arg, .record = me, .worker = w};
-    cr__sched_promise(w->sched);
-    int r = submit(&w->sched->pool, job);
     cr__pin_stacks(w, me); /* fn may work with what lies on them */
-    if (r >= 0)
-        r = wait_for(me, job, deadline_ns, r > 0);
-    w = cr__worker_here();
-    cr__unpin_stacks(w, me);
-    if (r < 0)
-        cr__sched_promise_kept(w->sched); /* nobody will tell of it */
-    cr__slab_put(&w->jobs, job);
+    int r = run_on_thread(w, me, fn, arg, deadline_ns);
+    cr__unpin_stacks(cr__worker_here(), me);
     return r;
 }
 

@@ -21,7 +21,7 @@ static const char *const wait_names[CR__WAIT_KINDS] = {
     [CR__WAIT_JOIN] = "the end of another coroutine",
     [CR__WAIT_READABLE] = "something to read",
     [CR__WAIT_WRITABLE] = "room to write",
-    [CR__WAIT_STACK] = "a stack (see max_stacks_bytes in struct cr_config)",
+    [CR__WAIT_STACK] = "a stack (see max_stacks_bytes in struct cr_config; or no addresses are left for one: ulimit -v)",
     [CR__WAIT_MUTEX] = "a mutex",
     [CR__WAIT_COND] = "a condition variable",
     [CR__WAIT_READ_LOCK] = "a readers-writer lock, to read",
@@ -40,6 +40,9 @@ static const char *const wait_names[CR__WAIT_KINDS] = {
     [CR__WAIT_CHILD] = "the end of a child process",
     [CR__WAIT_EVENT] = "an event",
     [CR__WAIT_UNPARK] = "being unparked",
+    [CR__WAIT_NET_READABLE] = "something to read from a network",
+    [CR__WAIT_NET_WRITABLE] = "room to write to a network",
+    [CR__WAIT_PACKET] = "a packet from a link",
 };
 
 /* ---- Writing ------------------------------------------------------------------------------------------------ */
@@ -104,15 +107,7 @@ void cr__out_who(struct cr__out *out, uint32_t id, const char *name)
 /* Of the runtime's own inside: tells nobody anything. */
 static bool is_inside(const char *where)
 {
-    static const char *const others[] = {"run_record", "switch_away", "run", "yield_here", NULL};
-    if (strncmp(where, "cr__", 4) == 0)
-        return true;
-    for (int i = 0; others[i]; i++) {
-        size_t length = strlen(others[i]);
-        if (strncmp(where, others[i], length) == 0 && where[length] == '+')
-            return true;
-    }
-    return false;
+    return strncmp(where, "cr__", 4) == 0 || strncmp(where, "yield_here+", strlen("yield_here+")) == 0;
 }
 
 void cr__out_frames(struct cr__out *out, void *const *pcs, unsigned count, bool interrupted)

@@ -1,4 +1,4 @@
-/* Running coroutines: what is ready, switching, yielding, parking, ending. How they begin is in spawn.c. sched.h has the picture and the invariants. */
+/* Running coroutines: what is ready, switching, yielding, ending. How they are spawned is in spawn.c, how they wait in wait.c. sched.h has the picture and the invariants. */
 #include "sched/idle.h"
 
 #include <stdio.h>
@@ -10,11 +10,10 @@
 #include "sched/task.h"
 
 #define YIELDED_LINES 2 /* of a stack, which a coroutine that yielded needs first */
-#define PARKED_LINES 8  /* one that comes back from a call that waited: its frames and the caller's */
-#define RECORDS_AHEAD 12 /* misses that a processor has under way at once, about */
 #define OTHERS_TURN 16  /* after so many in a row it is the turn of what would else wait: the ring behind the list, the list behind what is fresh */
 #define AGED 8          /* every few milliseconds, so many of the oldest in the ring get into the list */
 #define OVERFLOW_PARTS 8 /* what a full ring is relieved of, in so many steps: lists of pointers take room on the stack of who spawns */
+#define PLACES 8        /* under a seed: among so many of the ready ones goes one that comes later, or behind all of them */
 #define NEXT_LIMIT 16   /* how often in a row what was handed over goes before the others */
 
 /* Of the worker that it is on. */
@@ -77,10 +76,46 @@ static inline bool is_stealable(const struct cr__worker *w, const struct cr__rec
     return cr__migrates(w, &record->co) && !(record->co.sched_flags & CR__TIMED);
 }
 
+/* How many are in the list, up to `most`. */
+static uint32_t length_up_to(const struct cr__queue *queue, uint32_t most)
+{
+    uint32_t length = 0;
+    for (const struct cr_co *co = queue->head; co && length < most; co = co == queue->tail ? NULL : co->next)
+        length++;
+    return length;
+}
+
+static void insert_at(struct cr__queue *queue, struct cr_co *co, uint32_t at)
+{
+    struct cr_co **link = &queue->head;
+    while (at-- > 0)
+        link = &(*link)->next;
+    co->next = *link;
+    *link = co;
+}
+
+/* Under a seed: one that was woken or spawned goes anywhere among the ready ones; of many, among the first or, half of the time, to the end, so that whoever is far behind
+ * is not passed by more than go. One that was spawned may as well go where they go else. */
+static CR__COLD void place(struct cr__worker *w, struct cr_co *co)
+{
+    if (!cr__co_started(co) && w->fate->below(4) == 0) {
+        cr__queue_push(&w->spawned, co);
+        w->elsewhere |= CR__IN_FRESH;
+        return;
+    }
+    uint32_t length = length_up_to(&w->ready, PLACES), at = w->fate->below(length < PLACES ? length + 1 : 2 * PLACES);
+    if (at < length)
+        insert_at(&w->ready, co, at);
+    else
+        cr__queue_push(&w->ready, co);
+}
+
 /* Onto this worker's own list or ring. */
 void cr__ready_here(struct cr__worker *w, struct cr__record *record)
 {
-    if (is_stealable(w, record)) {
+    if (CR__UNLIKELY((w->elsewhere & CR__FATED) != 0)) {
+        place(w, &record->co);
+    } else if (is_stealable(w, record)) {
         (cr__co_started(&record->co) ? push_wanderer : push_stealable)(w, &record->co);
     } else if (cr__co_started(&record->co) || !w->alone) {
         cr__queue_push(&w->ready, &record->co);
@@ -137,6 +172,10 @@ void cr__ready_next(struct cr__worker *w, struct cr__record *record)
             return;
         }
     }
+    if (CR__UNLIKELY((w->elsewhere & CR__FATED) != 0) && w->fate->below(2)) {
+        place(w, &record->co);
+        return;
+    }
     if (w->next)
         cr__ready_here(w, cr__record_of(w->next));
     w->next = &record->co;
@@ -145,10 +184,8 @@ void cr__ready_next(struct cr__worker *w, struct cr__record *record)
 
 /* ---- Switching ---------------------------------------------------------------------------------------------- */
 
-static void end_running(struct cr__record *me);
-
-/* The first frame of every scheduled coroutine: small, since each that is parked has it. So what it calls at its end is not inlined. */
-__attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_t note)
+/* What runs on a scheduled coroutine's stack. */
+static struct cr__arch_call begin_running(void *arg, void *value, uint64_t note)
 {
     struct cr__record *me = arg;
     (void)value;
@@ -156,15 +193,36 @@ __attribute__((noreturn)) static void run_record(void *arg, void *value, uint64_
     struct cr__co_top *top = cr__co_top(&me->co);
     void *user_arg = top->word;
     *top = (struct cr__co_top){.word = pool_of(cr__worker_here(), &me->co)}; /* where the stack comes from: it may end elsewhere */
-    ((void (*)(void *))me->co.entry)(user_arg);
-    end_running(me);
-    __builtin_unreachable();
+    return (struct cr__arch_call){(void *(*)(void *))me->co.entry, user_arg};
 }
 
-/* One that has begun and is not on its stack: whether it can be put there. Else it gets its turn later. */
+static void end_running(void *unused);
+static const struct cr__arch_life life = {begin_running, end_running};
+
+/* Whether one that has begun, and a bare coroutine that it waits inside, are in place, as most are. */
+static inline bool all_in_place(const struct cr_co *co)
+{
+    return CR__LIKELY(cr__co_in_place(co)) && CR__LIKELY(co->below == co);
+}
+
+/* It goes on in the innermost; the others come when that one, and so on, yields to them: nobody else runs here until it parks again. */
+static int reserve_all(struct cr__worker *w, struct cr__record *record)
+{
+    int r = 0;
+    for (struct cr_co *co = record->co.below; r == 0; co = co->below) {
+        if (cr__co_kind(co) == CR_STACK_SHARED && (cr__co_flags(co) & CR__CO_AWAY))
+            r = cr__shared_reserve(w->self, co);
+        if (co == &record->co)
+            break;
+    }
+    return r;
+}
+
+/* One that has begun, but not all of it is on its stack: whether it can be put there. Else it gets its turn later. */
 static CR__NOINLINE bool prepare_away(struct cr__worker *w, struct cr__record *record)
 {
-    if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL ? cr__freezer_thaw(w, record) == 0 : CR__LIKELY(cr__shared_reserve(w->self, &record->co) == 0))
+    bool frozen = cr__co_kind(&record->co) == CR_STACK_VIRTUAL && !cr__co_in_place(&record->co);
+    if (CR__LIKELY((frozen ? cr__freezer_thaw(w, record) : reserve_all(w, record)) == 0))
         return true;
     cr__count(&w->counters.stack_waits, 1);
     cr__queue_push(&w->put_off, &record->co);
@@ -184,7 +242,7 @@ static inline void started(struct cr__worker *w, struct cr__record *record, void
 /* There is no bound on them, so without memory it does not wait for another one's, but tries again. */
 static bool start_packed(struct cr__worker *w, struct cr__record *record, void *arg)
 {
-    if (cr__co_prepare_packed(&record->co, &w->packed, run_record) < 0) {
+    if (cr__co_prepare_packed(&record->co, &w->packed, &life) < 0) {
         cr__count(&w->counters.stack_waits, 1);
         cr__queue_push(&w->put_off, &record->co);
         return false;
@@ -199,7 +257,7 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     void *arg = record->co.sp;
     uint32_t stack_bytes = record->co.stack.size_bytes;
     if (cr__co_kind(&record->co) == CR_STACK_SHARED) {
-        if (cr__shared_start(&w->shared, &record->co, stack_bytes, run_record, arg) == 0) {
+        if (cr__shared_start(&w->shared, &record->co, stack_bytes, &life, arg) == 0) {
             w->unstarted--; /* what it takes from now on is in images */
             cr__co_flags_set(&record->co, CR__CO_STARTED);
             return prepare_away(w, record);
@@ -210,10 +268,10 @@ static bool start(struct cr__worker *w, struct cr__record *record)
     }
     if (cr__co_is_packed(&record->co))
         return start_packed(w, record, arg);
-    if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, run_record) == 0)) {
+    if (CR__LIKELY(cr__co_prepare(&record->co, pool_of(w, &record->co), stack_bytes, &life) == 0)) {
         started(w, record, arg);
         if (cr__co_kind(&record->co) == CR_STACK_VIRTUAL)
-            cr__freezer_owns(w, record, true);
+            cr__freezer_add(w, record);
         return true;
     }
     cr__count(&w->counters.stack_waits, 1);
@@ -250,21 +308,10 @@ static struct cr__record *leave_to_loop(struct cr__worker *w, struct cr_co *task
     return NULL;
 }
 
-static inline void prefetch_stack(const struct cr_co *co)
-{
-    for (int i = 0; i < PARKED_LINES; i++)
-        __builtin_prefetch((char *)co->sp + i * CR__CACHE_LINE);
-}
-
-static inline void prefetch_image(const struct cr_co *co)
-{
-    if (cr__co_kind(co) == CR_STACK_SHARED)
-        cr__shared_prefetch(co);
-}
-
 static inline void prefetch_away(const struct cr_co *after)
 {
-    prefetch_image(after);
+    if (cr__co_kind(after) == CR_STACK_SHARED)
+        cr__shared_prefetch(after);
     __builtin_prefetch(after->next);
 }
 
@@ -393,7 +440,7 @@ static struct cr_co *take_started(struct cr__worker *w)
     return co || !w->ready.head ? co : cr__queue_pop(&w->ready);
 }
 
-/* One worker: what the last one has spawned, then what has started, then older batches. An endless chain of spawns does not keep the others waiting. */
+/* One worker: what the last one has spawned, then what has started, then older batches. Neither an endless chain of spawns nor those that always yield keep the others waiting. */
 static struct cr_co *take_alone(struct cr__worker *w)
 {
     if (w->spawned.head)
@@ -405,10 +452,11 @@ static struct cr_co *take_alone(struct cr__worker *w)
     w->streak = 0;
     if (!w->fresh.head && !w->youngest)
         w->elsewhere &= (uint8_t)~CR__IN_FRESH;
-    if (w->ready.head)
+    if (w->ready.head && (w->fresh.head || !w->youngest || w->passed_over++ < OTHERS_TURN))
         return cr__queue_pop(&w->ready);
     if (!w->youngest)
         return NULL;
+    w->passed_over = 0;
     take_youngest(w);
     return cr__queue_pop(&w->fresh);
 }
@@ -428,13 +476,28 @@ static struct cr_co *take_among_several(struct cr__worker *w)
 }
 
 /* What was handed over goes first, but not always. NULL: nothing. */
-static CR__NOINLINE struct cr_co *take_elsewhere(struct cr__worker *w)
+static inline struct cr_co *take_from_elsewhere(struct cr__worker *w)
 {
     if (w->next && w->next_streak++ < NEXT_LIMIT)
         return take_next(w);
     w->next_streak = 0;
     struct cr_co *co = w->alone ? take_alone(w) : take_among_several(w);
     return co || !w->next ? co : take_next(w);
+}
+
+/* Under a seed. How many calls it may make that need not wait is mostly few, so that it yields where one seldom does. */
+static CR__COLD void begin_turn(struct cr__worker *w, struct cr_co *co)
+{
+    w->fate->turn(cr__record_of(co));
+    w->io_budget_next = 1 + (int)w->fate->below(1 + w->fate->below(CR__IO_BUDGET));
+}
+
+static CR__NOINLINE struct cr_co *take_elsewhere(struct cr__worker *w)
+{
+    struct cr_co *co = take_from_elsewhere(w);
+    if (CR__UNLIKELY((w->elsewhere & CR__FATED) != 0) && co)
+        begin_turn(w, co);
+    return co;
 }
 
 static bool prepare_record(struct cr__worker *w, struct cr__record *record)
@@ -462,11 +525,11 @@ static inline struct cr__record *take_ready(struct cr__worker *w)
         struct cr_co *after = w->ready.head;
         if (CR__LIKELY(after != NULL)) {
             if (CR__LIKELY(cr__co_in_place(after)))
-                prefetch(after, PARKED_LINES);
+                prefetch(after, CR__PARKED_LINES);
             else if (cr__co_started(after) && !cr__co_is_task(after))
                 prefetch_away(after);
         }
-        if (CR__LIKELY(cr__co_in_place(co)))
+        if (CR__LIKELY(all_in_place(co)))
             return cr__record_of(co);
         if (cr__co_is_task(co))
             return leave_to_loop(w, co, after);
@@ -493,8 +556,7 @@ static inline struct cr_co *next_context(struct cr__worker *w, struct cr__self *
     budget_set(w, budget);
     if (CR__LIKELY(budget > 0))
         next = take_ready(w);
-    if (CR__UNLIKELY(w->io_budget != CR__IO_BUDGET))
-        w->io_budget = CR__IO_BUDGET;
+    w->io_budget = w->io_budget_next;
     return self->current = next ? next->co.below : &w->loop;
 }
 
@@ -584,7 +646,7 @@ static void put_stack(struct cr__worker *w, struct cr__record *me)
         return;
     struct cr__stack_pool *home = cr__co_top(&me->co)->word;
     if (CR__UNLIKELY(kind == CR_STACK_VIRTUAL))
-        cr__freezer_owns(w, me, false);
+        cr__freezer_remove(w, me);
     if (CR__LIKELY(home == (kind == CR_STACK_VIRTUAL ? &w->virtuals : &w->stacks))) {
         cr__stack_put(home, me->co.stack);
         if (CR__UNLIKELY(w->starving > 0))
@@ -644,9 +706,11 @@ void cr__task_end(struct cr__worker *w, struct cr__record *me)
     give_up_record(w, me);
 }
 
-static CR__NOINLINE void end_running(struct cr__record *me)
+static void end_running(void *unused)
 {
-    struct cr__worker *w = cr__worker_here();
+    struct cr__worker *w;
+    struct cr__record *me = cr__running(&w);
+    (void)unused;
     if (CR__UNLIKELY(!w))
         cr__panic("a coroutine's function returned in a child of fork(), where there is no runtime: exec or _exit was meant");
     if (CR__UNLIKELY(me->co.locks != 0)) {
@@ -700,7 +764,7 @@ static void publish(struct cr__worker *w)
 static void run_from_loop(struct cr__worker *w, struct cr__record *record)
 {
     struct cr__self *self = cr__self_get();
-    w->io_budget = CR__IO_BUDGET;
+    w->io_budget = w->io_budget_next;
     self->current = record->co.below;
     uint64_t note = 0;
     cr__co_switch(&w->loop, record->co.below, true, NULL, &note);
@@ -712,7 +776,7 @@ static void run_task(struct cr__worker *w)
 {
     struct cr__record *task = w->task;
     w->task = NULL;
-    w->io_budget = CR__IO_BUDGET;
+    w->io_budget = w->io_budget_next;
     cr__task_run(w, task);
     if (CR__UNLIKELY(w->leaving != NULL))
         publish(w);
@@ -746,7 +810,7 @@ void cr__run_ready(struct cr__worker *w)
     cr__count(&w->counters.switches, switches + (uint64_t)(w->chain_budget - turns));
 }
 
-/* ---- Waiting ------------------------------------------------------------------------------------------------ */
+/* ---- Stopping ----------------------------------------------------------------------------------------------- */
 
 int cr_yield(void)
 {
@@ -773,7 +837,7 @@ struct cr__leave cr__yield_begin(void)
         return yield_here();
     struct cr_co *me = self->current, *to = w->ready.head;
     int budget = budget_of(w);
-    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!cr__co_in_place(to)) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
+    if (CR__UNLIKELY(!to) || CR__UNLIKELY(!all_in_place(to)) || CR__UNLIKELY(budget <= 1) || CR__UNLIKELY(w->elsewhere != 0) ||
         CR__UNLIKELY((me->mode & CR__MODE(0xff, CR_MIGRATABLE | CR__CO_CHECKED)) != CR__CO_SCHEDULED))
         return yield_here();
     budget_set(w, budget - 1);
@@ -782,12 +846,6 @@ struct cr__leave cr__yield_begin(void)
     prefetch(after, YIELDED_LINES);
     self->current = to->below;
     return (struct cr__leave){(struct cr__co_head *)me, to->below->sp};
-}
-
-int cr__too_late(const struct cr__worker *w, const struct cr__record *me)
-{
-    bool bound = me->co.cold && me->co.cold->bound_ns <= w->now_ns;
-    return bound || cr__park_cancelled(atomic_load_explicit(&me->word, memory_order_relaxed)) ? -ECANCELED : -ETIMEDOUT;
 }
 
 static inline void arm(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
@@ -810,143 +868,4 @@ struct cr__hop cr__wait_leave(struct cr__worker *w, struct cr__record *me, int64
 {
     arm(w, me, deadline_ns);
     return leave(cr__self_get(), w, me, false);
-}
-
-int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns)
-{
-    static const int16_t answers[] = {
-        [CR__WOKEN] = 0, [CR__TIMED_OUT] = -ETIMEDOUT, [CR__CANCELLED] = -ECANCELED, [CR__CLOSED] = -EBADF};
-
-    if (cr__timer_armed(&me->timer))
-        cr__wheel_cancel(&cr__worker_here()->wheel, &me->timer); /* on the same worker: is_stealable says so */
-    me->co.sched_flags &= (uint8_t)~CR__TIMED;
-    enum cr__wait_state outcome = cr__park_state(&me->word);
-    bool sleeps = cr__waits_for(me) == CR__WAIT_SLEEP;
-    CR__ASSERT(outcome > CR__WAITING);
-    if (CR__UNLIKELY(cr__bounded(me, deadline_ns) != deadline_ns) && (outcome == CR__TIMED_OUT || (sleeps && outcome == CR__WOKEN)))
-        return -ECANCELED; /* what bounds it came first */
-    return answers[outcome];
-}
-
-int cr__wait_suspend(struct cr__worker *w, struct cr__record *me, int64_t deadline_ns)
-{
-    return cr__wait_suspend_here(w, me, deadline_ns);
-}
-
-struct cr__mask cr__mask(struct cr__record *me, int64_t bound_ns)
-{
-    struct cr__co_cold *cold = me->co.cold; /* without one, there is no bound to lift */
-    struct cr__mask before = {(cr__flag_set(me, CR__MASKED, true) & CR__MASKED) != 0, cold ? cold->bound_ns : CR_FOREVER};
-    if (cold)
-        cold->bound_ns = bound_ns;
-    return before;
-}
-
-void cr__unmask(struct cr__record *me, struct cr__mask before)
-{
-    if (!before.masked)
-        cr__flag_set(me, CR__MASKED, false);
-    if (me->co.cold)
-        me->co.cold->bound_ns = before.bound_ns;
-}
-
-int cr_sleep_until(int64_t deadline_ns)
-{
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (!me)
-        return -EPERM;
-    int r = cr__wait_begin(w, me, CR__WAIT_SLEEP, NULL, deadline_ns);
-    if (r == 0)
-        return cr__wait_suspend_here(w, me, deadline_ns); /* one frame less for each that sleeps */
-    cr__breathe(w);
-    return r == -ETIMEDOUT ? 0 : r; /* the time had come before we slept */
-}
-
-int cr_sleep(int64_t duration_ns)
-{
-    return cr_sleep_until(cr_after(duration_ns));
-}
-
-int cr_park_until(int64_t deadline_ns)
-{
-    struct cr__worker *w;
-    struct cr__record *me = cr__running(&w);
-    if (CR__UNLIKELY(!me))
-        return -EPERM;
-    if (cr__park_take_token(&me->word)) {
-        cr__breathe(w);
-        return 0;
-    }
-    int r = cr__wait_begin(w, me, CR__WAIT_UNPARK, NULL, deadline_ns);
-    if (r < 0) {
-        cr__breathe(w);
-        return r;
-    }
-    /* A token that was left since then; a later unpark claims the wait. */
-    if (CR__UNLIKELY(atomic_load_explicit(&me->word, memory_order_relaxed) & CR__TOKEN) && cr__park_abandon(&me->word, w->alone)) {
-        cr__park_take_token(&me->word);
-        return 0;
-    }
-    return cr__wait_suspend_here(w, me, deadline_ns); /* one frame less for each that is parked */
-}
-
-int cr_park(void)
-{
-    return cr_park_until(CR_FOREVER);
-}
-
-static int unpark(struct cr__worker *w, struct cr__record *target)
-{
-    cr__park_lock(&target->word, w->alone);
-    bool held = cr__park_held(&target->word);
-    if (held && !cr__record_ended(target) && cr__park_unpark(&target->word, CR__WAIT_UNPARK, w->alone))
-        cr__ready(w, target);
-    cr__park_unlock(&target->word, 0, w->alone);
-    return held ? 0 : -EPERM;
-}
-
-int cr_unpark(struct cr_co *co)
-{
-    struct cr__worker *w = cr__worker_here();
-    if (!w || !co)
-        return -EPERM;
-    return unpark(w, cr__record_of(co));
-}
-
-/* Two misses after another lie between a handle and the first line that its coroutine needs: the record, then the image or stack that it names. Each is fetched
- * for several at once. */
-int cr_unpark_many(struct cr_co *const *cos, size_t count)
-{
-    struct cr__worker *w = cr__worker_here();
-    if (!w)
-        return -EPERM;
-    int result = 0;
-    for (size_t i = 0; i < count + RECORDS_AHEAD; i++) {
-        if (i < count) {
-            __builtin_prefetch(&cr__record_of(cos[i])->co, 1);
-            __builtin_prefetch(&cr__record_of(cos[i])->word, 1);
-        }
-        if (i < RECORDS_AHEAD)
-            continue;
-        struct cr_co *co = cos[i - RECORDS_AHEAD];
-        if (cr__park_worker(&cr__record_of(co)->word) == w->index && cr__co_started(co)) /* another worker may move its own just now */
-            (cr__co_in_place(co) ? prefetch_stack : prefetch_image)(co);
-        if (unpark(w, cr__record_of(co)) < 0)
-            result = -EPERM;
-    }
-    return result;
-}
-
-int64_t cr_now(void)
-{
-    return cr__os_now_ns();
-}
-
-int64_t cr_after(int64_t duration_ns)
-{
-    int64_t deadline_ns;
-    if (__builtin_add_overflow(cr__os_now_ns(), duration_ns, &deadline_ns))
-        return duration_ns < 0 ? INT64_MIN : CR_FOREVER;
-    return deadline_ns;
 }

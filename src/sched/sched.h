@@ -24,7 +24,7 @@
  *   1. Whoever claims a wait makes the coroutine ready, once (park.h).
  *   2. After anything but WOKEN nothing was taken from what was waited for.
  *   3. What others hold while a coroutine waits (its node, its timer) lies in its record, never on its stack.
- *   4. A coroutine that has started and may not migrate is resumed by record->worker only; so is one whose timer is armed.
+ *   4. A coroutine that has started and may not migrate is resumed by the worker that its word names (cr__park_worker) only; so is one whose timer is armed.
  *   5. A record is put back when its coroutine has ended and no handle to it is left.
  *   6. The runtime ends when all its workers sleep, and the numbers of coroutines that they have spawned and ended are equal.
  *
@@ -41,6 +41,7 @@
 #include "base/spin.h"
 #include "co/co.h"
 #include "mem/mem.h"
+#include "sched/fate.h"
 #include "sched/frames.h"
 #include "sched/inbox.h"
 #include "sched/park.h"
@@ -74,6 +75,9 @@ enum cr__wait_kind {
     CR__WAIT_CHILD,
     CR__WAIT_EVENT,
     CR__WAIT_UNPARK,
+    CR__WAIT_NET_READABLE, /* of a network of our own: the object is none of poll's */
+    CR__WAIT_NET_WRITABLE,
+    CR__WAIT_PACKET,
     CR__WAIT_KINDS
 };
 
@@ -87,6 +91,8 @@ enum cr__sched_flag {
     CR__UNMASKS = 1u << 5,  /* when it is stubborn no more */
     CR__LATE = 1u << 6,     /* cr_task_cond_wait: how its first wait ended, while it waits for the mutex */
     CR__CUT = 1u << 7,
+    /* and a coroutine's, in the place of the first of these */
+    CR__CURTAILED = CR__AWAITS, /* what bounds all its waits ends the present one before its own deadline */
 };
 
 /* A place in a queue of waiters. object: of a record's own node, what it waits for; of another, the record with the lowest bit set. */
@@ -99,7 +105,7 @@ struct cr__wait_node {
 struct cr__record {
     struct cr_co co;            /* co.next: while it waits, where the value is that it sends or receives (cr__record_value) */
     struct cr__wait_node node;  /* for a queue of waiters, while it is in one: never on the stack */
-    struct cr__timer timer;     /* on the wheel of record->co.worker */
+    struct cr__timer timer;     /* on the wheel of the worker that its word names */
     struct cr__record *joiner;  /* who waits for its end; under the word's lock */
     cr__park_word word;
     uint32_t since;             /* when the present wait began: CR__SINCE_SHIFT. Of a task that has ended: its result */
@@ -107,6 +113,7 @@ struct cr__record {
 #if !defined(CR__ASAN) && !defined(CR__TSAN)
 _Static_assert(sizeof(struct cr__record) == 128, "the budget of a coroutine record");
 #endif
+#define CR__PARKED_LINES 8 /* of the stack of one that comes back from a call that waited: its frames and the caller's */
 #define CR__SINCE_SHIFT 20 /* in units of 2^20 ns, about a millisecond: wraps after 52 days */
 
 struct cr__worker;
@@ -150,9 +157,33 @@ struct cr__post {
     bool promised; /* the runtime does not end before it has been done */
 };
 
+/* Something that a worker does beside running coroutines, in turns on its own stack: a network that is driven (service.c). It begins zeroed. */
+struct cr__service {
+    /* its owner's, before it is opened */
+    void (*turn)(struct cr__worker *worker, struct cr__service *service); /* what there is to do, within bounds: it pokes itself if there is more. Opens and closes no service */
+    void (*fall_silent)(struct cr__worker *worker, struct cr__service *service); /* the runtime ends: each is told before the first one's `end`, also other workers'. NULL: need not be */
+    void (*end)(struct cr__worker *worker, struct cr__service *service);  /* the runtime ends, and it is still open: is to close it */
+    void (*released)(struct cr__service *service); /* it has been closed: its memory is its owner's again */
+    void (*tell)(struct cr__service *service, char *text, size_t size_bytes); /* lines for a dump, as many as fit, and a 0 behind them; between turns. NULL: none */
+    /* changed between turns, and within its own */
+    int64_t due_ns; /* when it wants its next turn, if nobody pokes it before; CR_FOREVER: then only */
+    /* sched's */
+    bool poked, closed;
+    struct cr__worker *worker;
+    struct cr__service *next;
+    struct cr__post post; /* by which another thread pokes */
+    _Atomic bool posted;
+};
+
 #define CR__HOLD_BYTES 48
 
-enum cr__elsewhere { CR__IN_NEXT = 1, CR__IN_RING = 2, CR__IN_FRESH = 4, CR__IN_WANDERERS = 8 };
+enum cr__elsewhere {
+    CR__IN_NEXT = 1,
+    CR__IN_RING = 2,
+    CR__IN_FRESH = 4,
+    CR__IN_WANDERERS = 8,
+    CR__FATED = 16, /* no place: the worker's fate decides what is left open, and is told of each turn (fate.h). Here, so that the short ways need not ask */
+};
 
 /* Statistics of a worker, which others may read. */
 struct cr__counters {
@@ -168,15 +199,18 @@ struct cr__worker {
     /* read and written at each switch */
     struct cr__queue ready;
     _Atomic int budget;          /* switches left before the chain returns to the loop; another thread may look whether it changes */
-    int io_budget;               /* calls that did not suspend, left before one yields */
+    int io_budget;               /* calls that did not suspend, left before one yields, */
+    int io_budget_next;          /* and what the next turn begins with */
     uint8_t elsewhere;           /* of enum cr__elsewhere: where else there may be something ready */
     bool chain;
     bool alone;                  /* the only worker of its runtime */
     uint8_t streak;              /* how many in a row have gone before others that wait */
     bool wanderers_turn;
+    uint8_t passed_over;         /* alone: how many have gone before older batches */
     uint16_t index;
     uint16_t next_streak;
     struct cr_co *next;
+    const struct cr__fate *fate; /* NULL: it is not under a seed */
     struct cr__queue spawned, fresh; /* alone: by the running coroutine; the newest batch before that, as far as it has not started */
     struct cr__wait_node *youngest, *oldest, *aged; /* batches before that (take_batch); the oldest one when it was last looked at */
     struct cr_co *leaving;       /* may migrate, or is looked at for the census, and has just switched to the loop. The loop itself: one that has ended is looked at */
@@ -238,11 +272,15 @@ struct cr__worker {
     bool used_up;                /* the last one's was */
     _Atomic bool hopeless;       /* when it went to sleep: no timer armed, and nobody put off who may still succeed. Read by who looks for the end */
     uint32_t random;
+    struct cr__service *services; /* that are open here */
+    int64_t polled_ns;           /* when it last looked at its poller */
+    bool services_poked;         /* one of them, since the last look */
     struct cr__slab *slabs;      /* its own, but for the images', linked by next: their foreign objects go home before it sleeps */
     int64_t shrunk_ns;           /* when it last looked what of its memory lies unused, or later: to pause (memory.c) */
     bool shrinks_on;             /* it has found more than it gives back in one turn */
     bool shrinks_fast;           /* until it is done: it was asked for */
     unsigned trim_seen;          /* calls of cr_mem_trim */
+    struct cr__packet_cache packets;
     struct cr__post cancel_post;
     struct cr__counters counters;
     _Atomic uint64_t turns;      /* of the loop: who watches sees it move */
@@ -270,6 +308,8 @@ struct cr__sched {
     int report_fd;
     sigset_t program_mask;       /* the signals that the program blocks itself: rt's */
     bool stoppable;              /* from another thread: then there is always something that may still come */
+    uint64_t seed;               /* 0: none; else fate decides what is left open, and there is one worker */
+    const struct cr__fate *fate;
     int64_t slow_ns;             /* negative: nobody is told of slow coroutines */
     _Atomic bool told_not_frozen;
     uint64_t budget_bytes;       /* 0: none */
@@ -307,6 +347,12 @@ struct cr__sched {
 static inline unsigned cr__sched_idle(struct cr__sched *sched)
 {
     return (unsigned)atomic_load_explicit(&sched->idle, memory_order_relaxed);
+}
+
+/* Whether anything may be ready in other places than the list. */
+static inline bool cr__anything_elsewhere(const struct cr__worker *worker)
+{
+    return (worker->elsewhere & (uint8_t)~CR__FATED) != 0;
 }
 
 /* The worker of the calling thread, NULL if it is none; never keep it across a suspension. */
@@ -461,6 +507,28 @@ void cr__worker_rouse(struct cr__worker *worker);
 /* One worker that sleeps, if there is one and none is being woken already: there is something to steal. */
 CR__COLD void cr__sched_wake_one(struct cr__sched *sched);
 
+/* ---- Services (service.c) ------------------------------------------------------------------------------------- */
+
+/* From now on the calling worker gives it turns, the first one soon. Not from a turn. */
+void cr__service_open(struct cr__worker *worker, struct cr__service *service);
+
+/* By that worker: it gets no more turns. `released` is called when nobody touches it any more: at once, or when what another worker has sent has come. Who else might poke it has been told before. */
+void cr__service_close(struct cr__service *service);
+
+/* By its worker: there is something to do, so it gets a turn before that sleeps. */
+static inline void cr__service_poke(struct cr__service *service)
+{
+    service->poked = true;
+    service->worker->services_poked = true;
+}
+
+/* By any worker of the same runtime. */
+void cr__service_poke_remote(struct cr__service *service);
+
+/* When the runtime has ended: the services that are still open are told, in two steps, between which all workers have made the first. */
+void cr__services_fall_silent(struct cr__worker *worker);
+void cr__services_end(struct cr__worker *worker);
+
 /* ---- Spawning (spawn.c) ------------------------------------------------------------------------------------- */
 
 /* Spawns; `worker` is the calling thread's. As cr_spawn. `placed`: onto that worker, else NULL. */
@@ -523,12 +591,18 @@ void cr__wait_arm(struct cr__worker *worker, struct cr__record *me, int64_t dead
 struct cr__hop cr__wait_leave(struct cr__worker *worker, struct cr__record *me, int64_t deadline_ns);
 int cr__wait_arrive(struct cr__record *me, int64_t deadline_ns);
 
-/* Returns when me is switched to again. One that shares its control words shares them with the bare ones inside it. */
+/* Whether control words are kept where `inner`, which is me or a bare one inside it, stops: one that shares its own shares them with those inside it. */
+static inline bool cr__own_fpu(const struct cr_co *inner, const struct cr__record *me)
+{
+    return cr__co_own_fpu(inner) || cr__co_own_fpu(&me->co);
+}
+
+/* Returns when me is switched to again. */
 __attribute__((always_inline)) static inline void cr__hop(struct cr__record *me, struct cr__hop hop)
 {
     uint64_t note = 0;
     if (CR__LIKELY(hop.to != hop.from)) /* else it was the only one ready */
-        cr__co_switch(hop.from, hop.to, cr__co_own_fpu(hop.from) || cr__co_own_fpu(&me->co), NULL, &note);
+        cr__co_switch(hop.from, hop.to, cr__own_fpu(hop.from, me), NULL, &note);
     me->co.below = &me->co;
 }
 
@@ -609,6 +683,11 @@ static inline bool cr__on_shared_stack(const struct cr__worker *worker, const st
 /* The shared stacks on which me, which runs, and bare coroutines inside it are in place keep them while it waits. */
 void cr__pin_stacks(const struct cr__worker *worker, const struct cr__record *me);
 void cr__unpin_stacks(const struct cr__worker *worker, const struct cr__record *me);
+
+/* cr_blocking_until, for what works with nothing that lies on a shared stack: so it keeps none. */
+int cr__blocking_until(struct cr__worker *worker, struct cr__record *me, void (*fn)(void *arg), void *arg, int64_t deadline_ns);
+
+#define CR__BOUNCED_MAX_BYTES ((size_t)64 << 10) /* what is larger waits in parts, or in place */
 
 /* Of the running coroutine, before it waits: buf, or, where others must not write to or read from that, a copy of it; NULL: no memory. When it has
  * waited: _end, which copies size_bytes back. */

@@ -37,7 +37,8 @@ static inline int attr_of(const struct cr__worker *w, const struct cr_attr *attr
     *stack_bytes = w->default_stack_bytes;
     if (CR__UNLIKELY(attr != NULL) && cr__attr_check(attr, w->default_kind, w->default_stack_bytes, flags, stack_bytes) < 0)
         return -EINVAL;
-    return cr__stack_fits(&w->stacks, *stack_bytes) ? 0 : -EINVAL;
+    bool shared = (*flags & CR__CO_KINDS) == CR__CO_SHARED;
+    return cr__stack_fits(&w->stacks, shared ? cr__shared_size(*stack_bytes) : *stack_bytes) ? 0 : -EINVAL;
 }
 
 int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, void (*fn)(void *), void *arg,
@@ -65,7 +66,7 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     record->timer.link = NULL;
     record->joiner = NULL;
     word_init(w, placed, out, record);
-    if (CR__UNLIKELY(attr != NULL) && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
+    if (CR__UNLIKELY(attr != NULL) && attr->name && cr_name_set(&record->co, attr->name) < 0) {
         record->co.cold = NULL; /* if there is one, it is the caller's */
         cr__record_free(w, record);
         return -ENOMEM;
@@ -80,11 +81,12 @@ int cr__spawn_with(struct cr__worker *w, struct cr__worker *placed, struct cr_co
 int cr__task_spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co **out, const struct cr_task *frame, size_t size_bytes,
                    const struct cr_attr *attr, struct cr__co_cold *cold, struct cr_co **where)
 {
-    unsigned flags;
-    uint32_t stack_bytes;
-    if (!frame || !frame->at || size_bytes < sizeof(*frame) || size_bytes > CR__FRAME_MOST_BYTES ||
-        cr__attr_check(attr, CR_STACK_STATIC, w->default_stack_bytes, &flags, &stack_bytes) < 0)
+    unsigned flags = attr ? attr->flags : 0;
+    if (!frame || !frame->at || !frame->at->next || frame->caller || size_bytes < sizeof(*frame) || size_bytes > CR__FRAME_MOST_BYTES ||
+        (flags & ~(unsigned)(CR_FPU_SHARED | CR_MIGRATABLE)) != 0)
         return -EINVAL;
+    if (CR__UNLIKELY(!cr__budget_spend_bytes(w, (int64_t)(sizeof(struct cr__record) + size_bytes))))
+        return -ENOMEM;
     struct cr__record *record = cr__frames_get(&w->frames, size_bytes);
     if (!record)
         return -ENOMEM;
@@ -93,13 +95,13 @@ int cr__task_spawn(struct cr__worker *w, struct cr__worker *placed, struct cr_co
     record->co.id = w->last_id += w->sched->count;
     record->co.entry = (void (*)(void))frame->at->next;
     record->co.cold = cold;
-    __atomic_store_n(&record->co.mode, CR__MODE(CR__CO_SCHEDULED | CR__CO_TASK, flags & ~(unsigned)(CR__CO_KINDS | CR__CO_CHECKED)), __ATOMIC_RELAXED);
+    __atomic_store_n(&record->co.mode, CR__MODE(CR__CO_SCHEDULED | CR__CO_TASK, flags), __ATOMIC_RELAXED);
     record->timer.link = NULL;
     record->joiner = NULL;
     memcpy(cr__task_root(record), frame, size_bytes);
     cr__task_root(record)->caller = cr__task_root(record);
     word_init(w, placed, out, record);
-    if (attr && attr->name && cr__co_name_set(&record->co, attr->name) < 0) {
+    if (attr && attr->name && cr_name_set(&record->co, attr->name) < 0) {
         record->co.cold = NULL; /* if there is one, it is the caller's */
         cr__record_free(w, record);
         return -ENOMEM;

@@ -12,9 +12,14 @@ static int resumed_after_end(struct cr_task *task);
 /* Where an ended frame is; its `caller` then says where it was last. */
 static const struct cr_point ended = {.next = resumed_after_end, .function = "ended"};
 
+static const struct cr_point *last_point(const struct cr_task *ended_frame)
+{
+    return (const struct cr_point *)(const void *)ended_frame->caller;
+}
+
 static int resumed_after_end(struct cr_task *task)
 {
-    const struct cr_point *last = (const struct cr_point *)(const void *)task->caller;
+    const struct cr_point *last = last_point(task);
     cr__panic("task %s was resumed after its end (it was last at %s:%d)", last->function, last->file, last->line);
 }
 
@@ -85,11 +90,13 @@ void cr__task_run(struct cr__worker *w, struct cr__record *me)
     if (answer == CR_WAITS)
         return;
     me->since = (uint32_t)answer;
+    end_frame(root);
     cr__task_end(w, me);
 }
 
 int cr_task_call(struct cr_task *task, struct cr_task *callee)
 {
+    cr__handed(callee);
     struct cr__self *self = cr__self_get();
     struct cr__record *me = self && self->task ? cr__record_of(self->task) : NULL;
     struct cr_task *root = me ? cr__task_root(me) : NULL;
@@ -99,6 +106,8 @@ int cr_task_call(struct cr_task *task, struct cr_task *callee)
         me->co.sched_flags &= (uint8_t)~CR__RETURNED;
         return (int)me->since;
     }
+    if (CR__UNLIKELY(!callee || !callee->at))
+        cr__panic("%s (%s:%d) calls a task whose frame does not say what it runs: make it with CR_TASK", task->at->function, task->at->file, task->at->line);
     if (CR__UNLIKELY(callee->caller && callee->at != &ended))
         cr__panic("%s (%s:%d) calls a task that has been called already, %s (%s:%d)", task->at->function, task->at->file, task->at->line,
                   callee->at->function, callee->at->file, callee->at->line);
@@ -119,12 +128,14 @@ int cr_task_call(struct cr_task *task, struct cr_task *callee)
 
 int cr_task_spawn(struct cr_co **out, const struct cr_task *frame, size_t size_bytes, const struct cr_attr *attr)
 {
+    cr__handed(frame);
     struct cr__worker *w = cr__worker_here();
     return w ? cr__task_spawn(w, NULL, out, frame, size_bytes, attr, NULL, NULL) : -EPERM;
 }
 
 int cr_task_spawn_on(struct cr_co **out, unsigned worker, const struct cr_task *frame, size_t size_bytes, const struct cr_attr *attr)
 {
+    cr__handed(frame);
     struct cr__worker *w = cr__worker_here();
     if (!w)
         return -EPERM;
@@ -135,6 +146,7 @@ int cr_task_spawn_on(struct cr_co **out, unsigned worker, const struct cr_task *
 
 int cr_task_go(const struct cr_task *frame, size_t size_bytes)
 {
+    cr__handed(frame);
     return cr_task_spawn(NULL, frame, size_bytes, NULL);
 }
 
@@ -241,6 +253,10 @@ unsigned cr__task_points(struct cr__record *task, const struct cr_point **points
 {
     struct cr_task *root = cr__task_root(task), *frame = root->caller;
     unsigned count = 0;
+    if (root->at == &ended) { /* its local storage is being destroyed */
+        points[0] = last_point(root);
+        return 1;
+    }
     while (count < most && frame != root) {
         points[count++] = frame->at;
         frame = frame->caller;

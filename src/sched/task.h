@@ -92,9 +92,9 @@ static inline struct cr__leaf cr__leaf_enter(struct cr_task *task, int64_t deadl
     leaf.worker = self->worker;
     if (CR__UNLIKELY(!leaf.worker) || CR__UNLIKELY(self->current != &leaf.worker->loop))
         cr__leaf_misused(task);
-    if (co->sched_flags & CR__AWAITS) {
+    if (co->sched_flags & (CR__AWAITS | CR__RETURNED)) {
         leaf.turn = CR__RESUMES;
-        if (CR__UNLIKELY(!(CR__KIND_BIT(cr__waits_for(leaf.me)) & kinds)))
+        if (CR__UNLIKELY((co->sched_flags & CR__RETURNED) != 0) || CR__UNLIKELY(!(CR__KIND_BIT(cr__waits_for(leaf.me)) & kinds)))
             cr__leaf_misused(task);
     } else if (CR__UNLIKELY(--leaf.worker->io_budget <= 0) && deadline_ns > leaf.worker->now_ns) {
         leaf.turn = CR__BREATHES;

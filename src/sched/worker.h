@@ -56,6 +56,10 @@ bool cr__worker_shrinks_now(const struct cr__worker *worker);
 void cr__worker_shrink(struct cr__worker *worker);
 int64_t cr__worker_shrinks_in(const struct cr__worker *worker);
 
+/* The turns of those services that have been poked or are due; and nanoseconds until one is: negative: never. Only where there are any. */
+CR__COLD void cr__services_turn(struct cr__worker *worker);
+CR__COLD int64_t cr__services_due_in(const struct cr__worker *worker);
+
 /* ---- Freezing (freezer.c) ------------------------------------------------------------------------------------- */
 
 /* At a turn of the loop: looks at some of the worker's virtual stacks. */
@@ -68,6 +72,7 @@ int64_t cr__freezer_due_in(const struct cr__worker *w);
 int cr__freezer_thaw(struct cr__worker *w, struct cr__record *record);
 
 /* Its coroutine has taken its virtual stack, or is about to give it back. */
-void cr__freezer_owns(struct cr__worker *w, struct cr__record *record, bool owns);
+void cr__freezer_add(struct cr__worker *w, struct cr__record *record);
+void cr__freezer_remove(struct cr__worker *w, struct cr__record *record);
 
 #endif

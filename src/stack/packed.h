@@ -2,8 +2,8 @@
  *
  *     object: | canary | stack          live| top bytes |      31 cache lines: an odd number, so that tops spread over all sets of the caches
  *
- * There is no guard: who runs off its stack writes over the next one's top. So a canary lies at the low end, and is looked at each time the coroutine stops (a bare one: when it is resumed the next time) and when it
- * ends, before anybody else of its worker runs. What it can't see is a frame that jumps over it and leaves it whole: so where the stack pointer is is looked at, too. That
+ * There is no guard: who runs off its stack writes over the next one's top. So a canary lies at the low end, and is looked at each time the coroutine stops (a bare one: when it
+ * is resumed the next time, and when it is destroyed) and when it ends, before anybody else of its worker runs. What it can't see is a frame that jumps over it and leaves it whole: so where the stack pointer is is looked at, too. That
  * is why nobody gets one who has not asked for it.
  *
  * What the runtime does between two coroutines (starting another one, thawing) is not done on such a stack: who stops there goes to the worker's loop. Signals are taken

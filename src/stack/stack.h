@@ -32,6 +32,7 @@
 #define CR__STACK_COLOUR_BYTES 64
 #define CR__STACK_COLOURS 16
 #define CR__STACK_PAST 5
+#define CR__STACK_WATERMARK_BYTES (16u * 1024) /* of a free stack, what stays: holds what most code needs, printf and lazily bound calls too, but not names' resolution and TLS */
 #define CR__STACK_FIRST_LINES 4 /* what a coroutine writes to at once when it starts */
 
 /* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
@@ -43,14 +44,19 @@ struct cr__stack {
 
 struct cr__stack_class {
     uint32_t size_bytes; /* 0: class not in use */
-    char *free;          /* top of the first free stack */
+    char *free;          /* top of the first free stack that has been used since it was looked at */
+    char *shallow;       /* and of the first of those that have not: nothing is touched below the watermark */
+    uint32_t shallow_count;
+    uint32_t to_look_at; /* so many of those in `free`, for how deep they are */
+    uint32_t looks;      /* since the last look at depths */
     char *fresh;         /* slots of the newest chunk that were never handed out: [fresh, end) */
     char *end;
-    uint32_t in_use;
+    uint32_t in_use;     /* but for those that are frozen, which have no pages: */
+    uint32_t frozen;
     uint32_t peak;       /* the most that were in use since the last look, */
     uint32_t past[CR__STACK_PAST]; /* and between looks before: the latest first */
-    uint32_t warm;       /* in use or in `free` */
-    uint32_t doomed;     /* so many of those in `free` are to lose their pages */
+    uint32_t warm;       /* in use, in `free` or in `shallow` */
+    uint32_t doomed;     /* so many of those in the lists are to lose their pages */
     char **cold;         /* tops of those that have lost them: no link can lie in them */
     uint32_t cold_count, cold_capacity;
 };
@@ -59,6 +65,7 @@ struct cr__stack_pool {
     struct cr__stack_class classes[CR__STACK_CLASSES];
     struct cr__stack_chunk *chunks;
     uint32_t chunks_lost; /* how often some have been unmapped: who keeps a pointer to one looks here */
+    uint64_t trimmed;     /* how often a free one has lost what lay below the watermark */
     size_t guard_bytes;
     void *owner; /* whose pool it is */
     bool is_virtual;
@@ -120,15 +127,22 @@ static inline bool cr__stack_any_returned(const struct cr__stack_pool *pool)
     return atomic_load_explicit(&pool->returned, memory_order_relaxed) != NULL;
 }
 
+/* Those that are frozen, too. */
 uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool);
 
+/* One in use has been frozen; and has thawed. By the owner. */
+void cr__stack_freezes(struct cr__stack_pool *pool, struct cr__stack stack);
+void cr__stack_thaws(struct cr__stack_pool *pool, struct cr__stack stack);
+
 /* Pages of free stacks go back to the kernel. _look, about twice a second: what was not in use since CR__STACK_PAST looks before the last one, but for a few, is to lose its pages (so a
- * load that comes and goes within three seconds finds its stacks warm: a first touch costs 1 to 25 us); _hurry: all that are free.
- * _shrink takes them from some of these; returns whether there are more. _restless: whether another look might find some. By the owner, on a stack that is in use. */
+ * load that comes and goes within three seconds finds its stacks warm: a first touch costs 1 to 25 us), and as seldom what those that stay warm have touched below the watermark; _hurry: all that are free.
+ * _shrink takes them from some of these; returns whether there are more. _restless: whether another look might find some. _behind: whether so many are to lose theirs that this must not
+ * wait for a pause. By the owner, on a stack that is in use. */
 void cr__stack_pool_look(struct cr__stack_pool *pool);
 void cr__stack_pool_hurry(struct cr__stack_pool *pool);
 bool cr__stack_pool_shrink(struct cr__stack_pool *pool);
 bool cr__stack_pool_restless(const struct cr__stack_pool *pool);
+bool cr__stack_pool_behind(const struct cr__stack_pool *pool);
 
 /* The lowest usable address. */
 char *cr__stack_low(struct cr__stack stack);
@@ -144,8 +158,11 @@ struct cr__stack_chunk *cr__stack_chunk_next(const struct cr__stack_pool *pool, 
 /* Whether addr lies in a guard of any pool's; out receives that stack. For the fault handler: async-signal-safe. */
 bool cr__stack_guard_hit(const void *addr, struct cr__stack *out);
 
-/* Describes the running coroutine for the overflow message: fills in name, kind and id. Set by `co`. */
+/* Describes the running coroutine for the overflow message. Set by `co`. False: none runs. */
 struct cr__stack_user {
+    bool lost;        /* its record has been written over, so nothing else is known */
+    char *top;        /* of its stack, */
+    uint32_t size_bytes; /* and how large that is */
     const char *name; /* or NULL */
     const char *kind; /* of its stack */
     uint32_t id;
@@ -155,6 +172,9 @@ typedef bool cr__stack_describe(struct cr__stack_user *out);
 
 /* Ends the program: user has run off a stack without a guard, which a look has shown. Needs some hundred bytes of stack: what it says is said on the alternate one. */
 __attribute__((noreturn)) CR__COLD void cr__stack_overflowed(const struct cr__stack *stack, const struct cr__stack_user *user);
+
+/* Called when a fault that is none of ours is about to end the program, on the alternate stack; filled in by `sim`. NULL: nothing to add. */
+extern void (*_Atomic cr__stack_last_words)(void);
 
 /* Makes the calling thread take its faults on an alternate stack and the process explain overflows. Undo with _leave on
  * the same thread. 0 or -ENOMEM. */

@@ -174,7 +174,7 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
     if (!chunk)
         return -ENOMEM;
     struct cr__slot *states = pool->is_virtual ? cr__mem_alloc(slots * sizeof(*states), CR__MEM_RECORDS) : NULL;
-    char *base = states ? cr__virtual_map(slots * slot_bytes, chunk) : NULL;
+    char *base = states ? cr__virtual_map(slots * slot_bytes) : NULL;
     if (!base && !pool->is_virtual && (base = cr__mem_map(slots * slot_bytes, CR__MEM_STACKS)) != NULL)
         cr__mem_advise(base, slots * slot_bytes, MADV_NOHUGEPAGE); /* one touched page must cost one page; a refusal is harmless */
     if (!base) {
@@ -195,7 +195,9 @@ static int chunk_add(struct cr__stack_pool *pool, struct cr__stack_class *c)
     pool->bytes += slots * slot_bytes;
     c->fresh = base;
     c->end = base + slots * slot_bytes;
-    if (!states)
+    if (states)
+        cr__virtual_enter(base, slots * slot_bytes, chunk);
+    else
         directory_add(chunk);
     leak_check(chunk, true);
     return 0;
@@ -255,14 +257,54 @@ static bool lies_in(const struct cr__stack_chunk *chunk, const char *addr)
     return addr >= chunk->base && addr < chunk->base + chunk->slots * chunk->slot_bytes;
 }
 
+static char **link_of(char *top)
+{
+    return (char **)(void *)(top - sizeof(char *));
+}
+
+static char *pop(char **list)
+{
+    char *top = *list;
+    if (top)
+        *list = *link_of(top);
+    return top;
+}
+
+static void push(char **list, char *top)
+{
+    *link_of(top) = *list;
+    *list = top;
+}
+
+static uint32_t count_in(char *list, const struct cr__stack_chunk *chunk)
+{
+    uint32_t count = 0;
+    for (char *top = list; top; top = *link_of(top))
+        count += lies_in(chunk, top - 1);
+    return count;
+}
+
+static uint32_t take_out(char **list, const struct cr__stack_chunk *chunk)
+{
+    uint32_t count = 0;
+    for (char **link = list, *top; (top = *link) != NULL;) {
+        bool there = lies_in(chunk, top - 1);
+        count += there;
+        if (there)
+            *link = *link_of(top);
+        else
+            link = link_of(top);
+    }
+    return count;
+}
+
 /* How many of a chunk's stacks nobody uses. */
 static uint32_t unused(const struct cr__stack_class *c, const struct cr__stack_chunk *chunk)
 {
     uint32_t count = 0;
     if (c->end && lies_in(chunk, c->end - 1))
         count = (uint32_t)((size_t)(c->end - c->fresh) / chunk->slot_bytes);
-    for (const char *top = c->free; top; top = *(char *const *)(const void *)(top - sizeof(char *)))
-        count += lies_in(chunk, top - 1);
+    count += count_in(c->free, chunk) + count_in(c->shallow, chunk);
     for (uint32_t i = 0; i < c->cold_count; i++)
         count += lies_in(chunk, c->cold[i] - 1);
     return count;
@@ -272,15 +314,9 @@ static void forget(struct cr__stack_class *c, const struct cr__stack_chunk *chun
 {
     if (c->end && lies_in(chunk, c->end - 1))
         c->fresh = c->end = NULL;
-    for (char **link = &c->free, *top; (top = *link) != NULL;) {
-        char **next = (char **)(void *)(top - sizeof(char *));
-        if (lies_in(chunk, top - 1)) {
-            *link = *next;
-            c->warm--;
-        } else {
-            link = next;
-        }
-    }
+    uint32_t shallow = take_out(&c->shallow, chunk);
+    c->shallow_count -= shallow;
+    c->warm -= shallow + take_out(&c->free, chunk);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < c->cold_count; i++) {
         if (!lies_in(chunk, c->cold[i] - 1))
@@ -358,6 +394,11 @@ int cr__stack_get_slow(struct cr__stack_pool *pool, uint32_t size_bytes, struct 
     size_t guard_bytes = guard_of(pool, size_bytes), slot_bytes = guard_bytes + size_bytes;
     if (cr__stack_take_returned(pool) && c->free)
         return cr__stack_get(pool, size_bytes, out);
+    if (c->shallow) {
+        c->shallow_count--;
+        push(&c->free, pop(&c->shallow));
+        return cr__stack_get(pool, size_bytes, out);
+    }
     if (c->cold_count > 0)
         return taken(c, c->cold[--c->cold_count], out);
     if (c->fresh == c->end) {
@@ -392,8 +433,7 @@ void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack)
     char *low = cr__stack_low(stack);
     __asan_unpoison_memory_region(low, (size_t)(stack.top - low)); /* frames may have been dropped, not left */
 #endif
-    *(char **)(void *)(stack.top - sizeof(char *)) = c->free;
-    c->free = stack.top;
+    push(&c->free, stack.top);
     c->in_use--;
 }
 
@@ -408,7 +448,7 @@ void cr__stack_put_remote(struct cr__stack_pool *pool, struct cr__stack stack)
     *returned_size(stack.top) = stack.size_bytes;
     char *first = atomic_load_explicit(&pool->returned, memory_order_relaxed);
     do
-        *(char **)(void *)(stack.top - sizeof(char *)) = first;
+        *link_of(stack.top) = first;
     while (!atomic_compare_exchange_weak_explicit(&pool->returned, &first, stack.top, memory_order_release, memory_order_relaxed));
 }
 
@@ -419,24 +459,50 @@ bool cr__stack_take_returned(struct cr__stack_pool *pool)
     /* pairs with the release in put_remote */
     char *top = atomic_exchange_explicit(&pool->returned, NULL, memory_order_acquire);
     while (top) {
-        char *next = *(char **)(void *)(top - sizeof(char *));
+        char *next = *link_of(top);
         cr__stack_put(pool, (struct cr__stack){.top = top, .size_bytes = *returned_size(top)});
         top = next;
     }
     return true;
 }
 
-/* ---- Giving pages back -------------------------------------------------------------------------------------- */
+/* ---- Giving pages back -------------------------------------------------------------------------------------- *
+ *
+ * Two things go: all pages of free stacks that are not needed, and of those that stay what a deep use has left below the watermark. The second is looked for with every sixth look, among those
+ * that have been used since: who is put goes to `free`, who has been looked at to `shallow`, from where it is taken when `free` is empty. So recycling makes no call, and a stack is asked about
+ * once in three seconds at most, however often it is used. Where deep use is the rule that costs a fault for each page in that time.
+ *
+ * Rejected: a word that is looked at when a stack is put (to read a page that was never touched is a fault, and to touch it beforehand takes the page that is to be saved); giving back with each
+ * put (a call each); advising without asking (as dear, and nobody could tell how often there was something). */
 
 #define FREE_KEPT 64     /* of each size */
 #define SLICE_STACKS 64
+#define DEPTH_LOOKS (CR__STACK_PAST + 1)
+#define BEHIND_STACKS 16384 /* 64 MiB at least */
 
 uint64_t cr__stack_pool_in_use(const struct cr__stack_pool *pool)
 {
     uint64_t sum = 0;
     for (const struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++)
-        sum += c->in_use;
+        sum += c->in_use + c->frozen;
     return sum;
+}
+
+void cr__stack_freezes(struct cr__stack_pool *pool, struct cr__stack stack)
+{
+    struct cr__stack_class *c = class_of(pool, stack.size_bytes);
+    c->in_use--;
+    c->warm--;
+    c->frozen++;
+}
+
+void cr__stack_thaws(struct cr__stack_pool *pool, struct cr__stack stack)
+{
+    struct cr__stack_class *c = class_of(pool, stack.size_bytes);
+    c->frozen--;
+    c->warm++;
+    if (++c->in_use > c->peak)
+        c->peak = c->in_use;
 }
 
 static void doom(struct cr__stack_class *c, uint32_t needed)
@@ -444,8 +510,16 @@ static void doom(struct cr__stack_class *c, uint32_t needed)
     c->doomed = c->warm > needed + FREE_KEPT ? c->warm - needed - FREE_KEPT : 0;
 }
 
+static void look_at_depths(struct cr__stack_class *c)
+{
+    c->looks = 0;
+    if (c->size_bytes > CR__STACK_WATERMARK_BYTES)
+        c->to_look_at = c->warm - c->in_use - c->shallow_count;
+}
+
 void cr__stack_pool_look(struct cr__stack_pool *pool)
 {
+    cr__stack_take_returned(pool);
     for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
         uint32_t needed = c->peak;
         for (int i = CR__STACK_PAST - 1; i >= 0; i--) {
@@ -454,6 +528,8 @@ void cr__stack_pool_look(struct cr__stack_pool *pool)
         }
         doom(c, needed);
         c->peak = c->in_use;
+        if (++c->looks >= DEPTH_LOOKS)
+            look_at_depths(c);
     }
 }
 
@@ -463,6 +539,7 @@ void cr__stack_pool_hurry(struct cr__stack_pool *pool)
         c->peak = c->in_use;
         memset(c->past, 0, sizeof(c->past));
         doom(c, c->in_use);
+        look_at_depths(c);
     }
 }
 
@@ -482,38 +559,97 @@ static bool has_room(struct cr__stack_class *c)
     return true;
 }
 
-/* The link in the top word goes, too: the kernel hands out zeroes. */
-static bool cool_one(struct cr__stack_class *c)
+/* Pages that go back together: a call for each would flush the processors' tables each time. */
+struct dropped {
+    unsigned count;
+    struct iovec ranges[SLICE_STACKS];
+};
+
+static void drop(struct dropped *d, char *low, size_t size_bytes)
 {
-    char *top = c->free;
-    if (!top || !has_room(c))
+    d->ranges[d->count++] = (struct iovec){low, size_bytes};
+}
+
+/* The link in the top word goes, too: the kernel hands out zeroes. */
+static bool cool_one(struct cr__stack_class *c, struct dropped *d)
+{
+    if ((!c->shallow && !c->free) || !has_room(c))
         return false;
-    c->free = *(char **)(void *)(top - sizeof(char *));
+    c->shallow_count -= c->shallow != NULL;
+    char *top = pop(c->shallow ? &c->shallow : &c->free);
     c->warm--;
     c->cold[c->cold_count++] = top;
-    cr__mem_advise(cr__stack_low((struct cr__stack){.top = top, .size_bytes = c->size_bytes}), c->size_bytes, MADV_DONTNEED);
+    drop(d, cr__stack_low((struct cr__stack){.top = top, .size_bytes = c->size_bytes}), c->size_bytes);
     return true;
 }
 
-bool cr__stack_pool_shrink(struct cr__stack_pool *pool)
+#define ASKED_PAGES 256 /* at once */
+
+static bool any_touched(char *low, const char *end)
 {
-    unsigned left = SLICE_STACKS;
-    for (struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
-        uint32_t spare = c->warm > c->peak + FREE_KEPT ? c->warm - c->peak - FREE_KEPT : 0;
-        if (c->doomed > spare)
-            c->doomed = spare; /* more have come into use since */
-        for (; c->doomed > 0 && left > 0; left--)
-            c->doomed = cool_one(c) ? c->doomed - 1 : 0;
-        if (c->doomed > 0)
+    unsigned char pages[ASKED_PAGES];
+    for (size_t bytes; low < end; low += bytes) {
+        bytes = (size_t)(end - low) < sizeof(pages) * 4096 ? (size_t)(end - low) : sizeof(pages) * 4096;
+        if (cr__os_resident(low, bytes, pages) == 0 && memchr(pages, 1, bytes / 4096))
             return true;
     }
     return false;
 }
 
+static void trim_one(struct cr__stack_pool *pool, struct cr__stack_class *c, struct dropped *d)
+{
+    char *top = pop(&c->free), *low = cr__stack_low((struct cr__stack){.top = top, .size_bytes = c->size_bytes});
+    size_t below_bytes = c->size_bytes - CR__STACK_WATERMARK_BYTES;
+    push(&c->shallow, top);
+    c->shallow_count++;
+    if (any_touched(low, low + below_bytes)) {
+        drop(d, low, below_bytes);
+        pool->trimmed++;
+    }
+}
+
+/* Returns whether there is more of that class. What is left of the slice goes down by stacks, and, of large ones, by the calls that they take. */
+static bool shrink_class(struct cr__stack_pool *pool, struct cr__stack_class *c, unsigned *left, struct dropped *d)
+{
+    uint32_t spare = c->warm > c->peak + FREE_KEPT ? c->warm - c->peak - FREE_KEPT : 0;
+    if (c->doomed > spare)
+        c->doomed = spare; /* more have come into use since */
+    for (; c->doomed > 0 && *left > 0; (*left)--)
+        c->doomed = cool_one(c, d) ? c->doomed - 1 : 0;
+    unsigned calls = c->size_bytes / (ASKED_PAGES * 4096) + 1;
+    for (; c->to_look_at > 0 && c->free && *left > 0; *left -= calls < *left ? calls : *left, c->to_look_at--)
+        trim_one(pool, c, d);
+    if (!c->free)
+        c->to_look_at = 0;
+    return c->doomed > 0 || c->to_look_at > 0;
+}
+
+bool cr__stack_pool_shrink(struct cr__stack_pool *pool)
+{
+    unsigned left = SLICE_STACKS;
+    struct dropped d = {.count = 0};
+    bool more = false;
+    for (struct cr__stack_class *c = pool->classes; !more && c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++)
+        more = shrink_class(pool, c, &left, &d);
+    if (d.count > 0)
+        cr__mem_drop_many(d.ranges, d.count);
+    return more;
+}
+
+bool cr__stack_pool_behind(const struct cr__stack_pool *pool)
+{
+    uint64_t doomed = 0;
+    for (const struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++)
+        doomed += c->doomed;
+    return doomed > BEHIND_STACKS;
+}
+
 bool cr__stack_pool_restless(const struct cr__stack_pool *pool)
 {
+    if (cr__stack_any_returned(pool))
+        return true;
     for (const struct cr__stack_class *c = pool->classes; c < pool->classes + CR__STACK_CLASSES && c->size_bytes; c++) {
-        if (c->warm > c->in_use + FREE_KEPT)
+        if (c->warm > c->in_use + FREE_KEPT || (c->free && c->size_bytes > CR__STACK_WATERMARK_BYTES))
             return true;
     }
     return false;

@@ -8,7 +8,6 @@
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 
-#include "mem/books.h"
 #include "os/os.h"
 #include "stack/stack.h"
 
@@ -28,7 +27,8 @@ struct cr__freeze_counts cr__freeze_counts;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* nobody holds it across a switch */
 static char *base;
-static size_t size, used;
+static _Atomic size_t size; /* 0 until there is one; all that is handed to the kernel is looked at (entry_of) */
+static size_t used;
 static _Atomic uintptr_t *chunks; /* one for each unit: whose it is, or 0; of a range that has been given back, the first one has GAP, and the list's next */
 static _Atomic int uffd = -1;
 static int pidfd = -1; /* our own: for one call that advises on several ranges */
@@ -47,13 +47,23 @@ static int register_range(int fd, void *addr, size_t size_bytes)
     return cr__os_ioctl(fd, UFFDIO_REGISTER, &range);
 }
 
-/* Tried on a page that nobody has yet. */
+/* Where guards are tried: nobody has it yet, unless all addresses are taken. In a child of fork the first ones are. */
+static char *page_to_try(void)
+{
+    return base + size - PAGE_BYTES;
+}
+
 static bool guards_many(void)
 {
-    struct iovec page = {base, PAGE_BYTES};
-    pidfd = cr__os_pidfd_self();
-    if (pidfd >= 0 && cr__os_advise_many(pidfd, &page, 1, MADV_GUARD_INSTALL) == (ssize_t)PAGE_BYTES)
-        return cr__mem_advise(base, PAGE_BYTES, MADV_GUARD_REMOVE) == 0;
+    struct iovec page = {page_to_try(), PAGE_BYTES};
+    int fd = cr__os_pidfd_self();
+    if (fd < 0)
+        return false;
+    if (cr__os_advise_many(fd, &page, 1, MADV_GUARD_INSTALL) == (ssize_t)PAGE_BYTES && cr__mem_advise(page.iov_base, PAGE_BYTES, MADV_GUARD_REMOVE) == 0) {
+        pidfd = fd;
+        return true;
+    }
+    cr__os_close(fd);
     return false;
 }
 
@@ -74,7 +84,7 @@ static const char *open_uffd(void)
         why = "userfaultfd knows no write protection";
     else if (register_range(fd, base, size) < 0)
         why = "the kernel does not register the reservation";
-    else if (!cr__stack_guards_light(base))
+    else if (!cr__stack_guards_light(page_to_try()))
         why = "the kernel has no lightweight guards (Linux 6.13)";
     else if (!guards_many())
         why = "the kernel does not guard several ranges by one call (process_madvise)";
@@ -106,12 +116,15 @@ static void set_up(void)
     if (addr)
         chunks = cr__os_map(bytes / UNIT_BYTES * sizeof(*chunks), PROT_READ | PROT_WRITE);
     if (!chunks) {
+        if (addr)
+            cr__os_unmap(addr, bytes);
         why_not = "there is no address space";
         return;
     }
     base = (char *)cr__round_up((uintptr_t)addr, UNIT_BYTES);
-    size = bytes - UNIT_BYTES;
+    atomic_store_explicit(&size, bytes - UNIT_BYTES, memory_order_release); /* pairs with the acquire in entry_of */
     cr__mem_advise(base, size, MADV_NOHUGEPAGE);
+    cr__mem_advise(base, size, MADV_DONTDUMP); /* the kernel looks at each page of what it dumps: a minute for a terabyte of none. Chunks are dumped */
     why_not = pthread_atfork(NULL, NULL, forget) == 0 ? open_uffd() : "there is no memory";
 }
 
@@ -131,18 +144,21 @@ bool cr__virtual_freezes(const char **why)
 
 static _Atomic uintptr_t *entry_of(const void *addr)
 {
+    size_t bytes = atomic_load_explicit(&size, memory_order_acquire); /* pairs with the release in set_up: base is there */
+    if (CR__UNLIKELY(bytes == 0))
+        return NULL; /* and base may be just about to be written */
     size_t offset = (size_t)((const char *)addr - base);
-    return offset < size ? &chunks[offset / UNIT_BYTES] : NULL;
+    return offset < bytes ? &chunks[offset / UNIT_BYTES] : NULL;
 }
 
 struct cr__stack_chunk *cr__virtual_chunk(const void *addr)
 {
     _Atomic uintptr_t *entry = entry_of(addr);
-    uintptr_t chunk = entry ? atomic_load_explicit(entry, memory_order_acquire) : 0; /* pairs with the release in enter */
+    uintptr_t chunk = entry ? atomic_load_explicit(entry, memory_order_acquire) : 0; /* pairs with the release in cr__virtual_enter: what the chunk says is there */
     return chunk & GAP ? NULL : (void *)chunk;
 }
 
-static void enter(char *addr, size_t size_bytes, struct cr__stack_chunk *chunk)
+void cr__virtual_enter(char *addr, size_t size_bytes, struct cr__stack_chunk *chunk)
 {
     for (size_t at = 0; at < size_bytes; at += UNIT_BYTES)
         atomic_store_explicit(entry_of(addr + at), (uintptr_t)chunk, memory_order_release); /* pairs with the acquire in cr__virtual_chunk */
@@ -184,8 +200,10 @@ static void add_gap_locked(const char *addr, size_t size_bytes)
     gaps = gap;
 }
 
-void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
+void *cr__virtual_map(size_t size_bytes)
 {
+    if (cr__mem_fails_by_injection())
+        return NULL;
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
     pthread_once(&once, set_up);
     pthread_mutex_lock(&lock);
@@ -196,7 +214,7 @@ void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
     }
     pthread_mutex_unlock(&lock);
     if (addr) {
-        enter(addr, size_bytes, chunk);
+        cr__mem_advise(addr, size_bytes, MADV_DODUMP);
         cr__mem_count(CR__MEM_STACKS, size_bytes);
     }
     return addr;
@@ -205,10 +223,12 @@ void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk)
 void cr__virtual_unmap(void *addr, size_t size_bytes)
 {
     size_bytes = cr__round_up(size_bytes, UNIT_BYTES);
-    enter(addr, size_bytes, NULL);
+    cr__virtual_enter(addr, size_bytes, NULL);
+    cr__mem_count_call();
     int r = cr__os_map_over(addr, size_bytes) /* without its page tables */;
     if (r == 0) {
         cr__mem_advise(addr, size_bytes, MADV_NOHUGEPAGE);
+        cr__mem_advise(addr, size_bytes, MADV_DONTDUMP);
         int fd = atomic_load_explicit(&uffd, memory_order_relaxed);
         if (fd >= 0)
             r = register_range(fd, addr, size_bytes);
@@ -219,6 +239,33 @@ void cr__virtual_unmap(void *addr, size_t size_bytes)
     pthread_mutex_lock(&lock);
     add_gap_locked(addr, size_bytes);
     pthread_mutex_unlock(&lock);
+}
+
+/* ---- Whose fault it is ---------------------------------------------------------------------------------------- */
+
+/* What is being frozen or thawed, and what has been. A fault on a stack in place comes from one of these that was over before the handler looked; or the program itself has withheld
+ * the page. So such a fault is tried again, but not when nothing has begun since a look of this thread's at which nothing was under way. */
+static _Atomic uint64_t begun, over;
+static __thread uint64_t quiet __attribute__((tls_model("initial-exec"))); /* `begun` at that look, plus one */
+
+static void change_begins(void)
+{
+    atomic_fetch_add(&begun, 1);
+}
+
+static void change_ends(void)
+{
+    atomic_fetch_add(&over, 1);
+}
+
+static bool may_be_ours(void)
+{
+    uint64_t over_now = atomic_load(&over), begun_now = atomic_load(&begun); /* in this order: if they are equal, nothing was under way */
+    if (quiet == begun_now + 1)
+        return false;
+    if (over_now == begun_now)
+        quiet = begun_now + 1;
+    return true;
 }
 
 /* ---- A stack, and its live bytes ------------------------------------------------------------------------------ */
@@ -236,8 +283,8 @@ static char *end_of(char *top)
 static bool take(struct cr__slot *slot, enum cr__slot_state from, enum cr__slot_state to)
 {
     uint8_t state = (uint8_t)from;
-    /* acquire: what the last holder did; pairs with the release in hand_on */
-    return atomic_compare_exchange_strong_explicit(&slot->state, &state, (uint8_t)to, memory_order_acquire, memory_order_relaxed);
+    /* acquire: what the last holder did; pairs with the release in hand_on. In the one order of all for cr__freeze_add */
+    return atomic_compare_exchange_strong_explicit(&slot->state, &state, (uint8_t)to, memory_order_seq_cst, memory_order_relaxed);
 }
 
 static void hand_on(struct cr__slot *slot, enum cr__slot_state state)
@@ -274,16 +321,23 @@ static int thaw(struct cr__slot *slot, char *top, char *staged)
 
 /* ---- Freezing ------------------------------------------------------------------------------------------------ */
 
-bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top)
+int cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top)
 {
+    if (atomic_load_explicit(&slot->held, memory_order_relaxed) > 0 || atomic_load_explicit(&slot->state, memory_order_relaxed) != CR__IN_PLACE)
+        return 0; /* mostly seen here, before anything is taken */
     size_t live_bytes = (size_t)(top - sp);
     struct image *image = cr__image_get(f->images, sizeof(*image) + live_bytes);
     if (!image)
-        return false;
+        return -ENOMEM;
     image->live_bytes = live_bytes;
     if (!take(slot, CR__IN_PLACE, CR__FREEZING)) {
         cr__image_put(f->images, image);
-        return false;
+        return 0;
+    }
+    if (atomic_load(&slot->held) > 0) { /* after take, in the one order of all: either this sees cr__virtual_hold's count, or that one sees our state */
+        hand_on(slot, CR__IN_PLACE);
+        cr__image_put(f->images, image);
+        return 0;
     }
     CR__ASSERT(slot->image == 0); /* one that was thawed by a touch is AWAY, for its scheduler, until it runs: so nobody adds it */
     slot->image = cr__mem_handle(image);
@@ -291,7 +345,13 @@ bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, ch
     f->stacks[f->count].low = low;
     f->stacks[f->count].sp = sp;
     f->stacks[f->count++].top = top;
-    return true;
+    return 1;
+}
+
+/* Of one chunk: the states of two may be side by side, too. */
+static bool are_neighbours(const struct cr__freezing *f, unsigned i)
+{
+    return f->stacks[i + 1].slot == f->stacks[i].slot + 1 && cr__virtual_chunk(f->stacks[i + 1].low) == cr__virtual_chunk(f->stacks[i].low);
 }
 
 /* Neighbours in one call: between them lie guards only. Returns the index behind the run, and its range. */
@@ -300,7 +360,7 @@ static unsigned run_of(const struct cr__freezing *f, unsigned i, char **low, siz
     *low = f->stacks[i].low;
     do
         *size_bytes = (size_t)(end_of(f->stacks[i++].top) - *low);
-    while (i < f->count && f->stacks[i].slot == f->stacks[i - 1].slot + 1);
+    while (i < f->count && are_neighbours(f, i - 1));
     return i;
 }
 
@@ -348,11 +408,6 @@ static unsigned guard_live(const struct cr__freezing *f)
     return done;
 }
 
-__attribute__((no_sanitize("address", "thread"))) static void copy(char *to, const char *from, size_t bytes)
-{
-    __builtin_memcpy(to, from, bytes);
-}
-
 /* Of one that is not guarded, while nobody can touch it: a page that somebody had touched would stay as it is. What has been dropped is free memory, but another one may have taken it for
  * a moment. */
 static CR__COLD void fill_again(struct cr__slot *slot, char *top)
@@ -372,10 +427,11 @@ static void release(struct cr__freezing *f, struct cr__slot *slot)
 unsigned cr__freeze(struct cr__freezing *f)
 {
     unsigned done = 0;
+    change_begins();
     bool copied = protect_runs(f, PROT_READ) == 0;
     for (unsigned i = 0; copied && i < f->count; i++) {
         struct image *image = cr__mem_at(f->stacks[i].slot->image);
-        copy(image->bytes, f->stacks[i].sp, image->live_bytes);
+        memcpy(image->bytes, f->stacks[i].sp, image->live_bytes);
     }
     if (copied && protect_runs(f, PROT_NONE) == 0) {
         drop_runs(f);
@@ -388,11 +444,22 @@ unsigned cr__freeze(struct cr__freezing *f)
         hand_on(f->stacks[i].slot, CR__FROZEN);
     for (unsigned i = done; i < f->count; i++)
         release(f, f->stacks[i].slot);
+    change_ends();
     atomic_fetch_add_explicit(&cr__freeze_counts.frozen, done, memory_order_relaxed);
     return done;
 }
 
 /* ---- Thawing ------------------------------------------------------------------------------------------------- */
+
+/* Of one that is THAWING. */
+static int thaw_and_tell(struct cr__slot *slot, char *top, char *staged)
+{
+    change_begins();
+    int r = thaw(slot, top, staged);
+    hand_on(slot, r < 0 ? CR__FROZEN : CR__IN_PLACE);
+    change_ends();
+    return r;
+}
 
 int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *staged)
 {
@@ -402,8 +469,7 @@ int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *
         sched_yield(); /* somebody touches it */
     }
     if (atomic_load_explicit(&slot->state, memory_order_relaxed) == CR__THAWING) {
-        int r = thaw(slot, top, staged);
-        hand_on(slot, r < 0 ? CR__FROZEN : CR__IN_PLACE);
+        int r = thaw_and_tell(slot, top, staged);
         if (r < 0)
             return -ENOMEM;
         atomic_fetch_add_explicit(&cr__freeze_counts.resumed, 1, memory_order_relaxed);
@@ -413,36 +479,58 @@ int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *
     return 0;
 }
 
-bool cr__virtual_fault(const void *addr)
+/* The stack there; NULL: there is none, or a guard. */
+static struct cr__slot *slot_at(const void *addr, char **top)
 {
     struct cr__stack_chunk *chunk = cr__virtual_chunk(addr);
-    char *low, *top;
-    struct cr__slot *slot = chunk ? cr__stack_slot(chunk, addr, &low, &top) : NULL;
-    if (!slot || (const char *)addr < low || atomic_load_explicit(&uffd, memory_order_acquire) < 0)
-        return false;
+    char *low;
+    struct cr__slot *slot = chunk ? cr__stack_slot(chunk, addr, &low, top) : NULL;
+    return slot && (const char *)addr >= low ? slot : NULL;
+}
+
+/* By who is not its worker: returns when it is in place, and whether it was this call that has thawed it. */
+static bool put_in_place(struct cr__slot *slot, char *top, char *staged)
+{
     for (;;) {
         if (take(slot, CR__FROZEN, CR__THAWING)) {
-            char staged[CR__STAGED_BYTES];
-            int r = thaw(slot, top, staged);
-            hand_on(slot, r < 0 ? CR__FROZEN : CR__IN_PLACE);
-            if (r == 0) {
+            if (thaw_and_tell(slot, top, staged) == 0) {
                 atomic_fetch_add_explicit(&cr__freeze_counts.touched, 1, memory_order_relaxed);
                 return true;
             }
         } else if (atomic_load_explicit(&slot->state, memory_order_acquire) == CR__IN_PLACE) {
-            return true;
+            return false;
         }
         sched_yield();
     }
 }
 
-bool cr__virtual_touch(const void *buf, size_t size_bytes)
+bool cr__virtual_fault(const void *addr)
 {
-    const char *end = (const char *)buf + size_bytes;
-    bool any = false;
-    for (const char *at = buf; at < end; at = page_of(at) + PAGE_BYTES)
-        any |= cr__virtual_fault(at);
-    return any;
+    char staged[CR__STAGED_BYTES];
+    char *top;
+    struct cr__slot *slot = slot_at(addr, &top);
+    if (!slot || atomic_load_explicit(&uffd, memory_order_acquire) < 0)
+        return false;
+    return put_in_place(slot, top, staged) || may_be_ours();
+}
+
+void cr__virtual_hold(const void *buf, char *staged)
+{
+    char *top;
+    struct cr__slot *slot = slot_at(buf, &top);
+    if (!slot)
+        return;
+    atomic_fetch_add(&slot->held, 1); /* before it looks: see cr__freeze_add */
+    if (atomic_load(&slot->state) != CR__IN_PLACE && atomic_load_explicit(&uffd, memory_order_acquire) >= 0)
+        (void)put_in_place(slot, top, staged);
+}
+
+void cr__virtual_let_go(const void *buf)
+{
+    char *top;
+    struct cr__slot *slot = slot_at(buf, &top);
+    if (slot)
+        atomic_fetch_sub_explicit(&slot->held, 1, memory_order_release); /* what the kernel has written is there before it is frozen */
 }
 
 const char *cr__frozen_bytes(const struct cr__slot *slot, size_t *live_bytes)

@@ -19,8 +19,11 @@
  *   1. FREEZING and THAWING are locks: who made that state alone changes the range, and makes the next one. Nothing in between waits for anybody, for memory at most.
  *   2. What is above the lowest live byte is in the image while FROZEN; what is below reads as anything, in pages of its own without a fault.
  *   3. An image is its coroutine's worker's; others read it while THAWING.
+ *   4. Nothing is dropped from a stack on which a buffer is held: who freezes looks at `held` when it has made FREEZING, who holds looks at the state when it has counted.
  *
- * A system call that is handed a pointer into a frozen stack fails with EFAULT, without a signal: the runtime's own calls touch it (cr__virtual_touch) and try again.
+ * A system call that is handed a pointer into a frozen stack fails with EFAULT, without a signal, and one that takes before it copies (a datagram, an eventfd's count, a signal) has lost
+ * that by then. So the runtime holds what it hands to the kernel (cr__virtual_hold). Rejected: touching it and trying again after EFAULT; only touching it before the call: one that is not
+ * frozen yet may be, by its own worker, in between.
  * In a child of fork what was frozen is guarded, but nobody fills it: touching it there is a fault. A runtime that begins in the child freezes its own stacks. */
 #ifndef CR__VIRTUAL_H
 #define CR__VIRTUAL_H
@@ -33,6 +36,7 @@ enum cr__slot_state { CR__IN_PLACE, CR__FREEZING, CR__FROZEN, CR__THAWING };
 struct cr__slot {
     void *owner; /* its coroutine's record; NULL: nobody's. Its worker's */
     uint32_t image;
+    _Atomic uint16_t held; /* buffers in it that the kernel has: not frozen meanwhile */
     _Atomic uint8_t state;
 };
 
@@ -41,8 +45,9 @@ struct cr__stack_chunk;
 /* Whether stacks can be frozen here; else why not. Any thread; finds out once, and once more in a child of fork. */
 bool cr__virtual_freezes(const char **why);
 
-/* Address space for a chunk, from the reservation; unmap gives pages and page tables back. NULL: none left. */
-void *cr__virtual_map(size_t size_bytes, struct cr__stack_chunk *chunk);
+/* Address space for a chunk, from the reservation; unmap gives pages and page tables back. NULL: none left. _enter: when all that the chunk says is filled in, it can be found. */
+void *cr__virtual_map(size_t size_bytes);
+void cr__virtual_enter(char *addr, size_t size_bytes, struct cr__stack_chunk *chunk);
 void cr__virtual_unmap(void *addr, size_t size_bytes);
 
 /* The chunk at that address; NULL: none of ours. Async-signal-safe. */
@@ -59,8 +64,9 @@ struct cr__freezing {
     } stacks[CR__FREEZE_MOST];
 };
 
-/* Adds a stack whose live bytes are [sp, top), in the order of their addresses. False: no memory, or it is not IN_PLACE. */
-bool cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top);
+/* Adds a stack whose live bytes are [sp, top); those of one chunk in the order of their addresses, so that neighbours share calls. 1; 0: it is not
+ * IN_PLACE, or the kernel has a buffer in it; -ENOMEM. */
+int cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, char *sp, char *top);
 
 /* Freezes those; returns how many: fewer if the kernel lacks memory, and then the others are as they were. */
 unsigned cr__freeze(struct cr__freezing *f);
@@ -70,11 +76,14 @@ unsigned cr__freeze(struct cr__freezing *f);
 #define CR__STAGED_BYTES 4096
 int cr__thaw(struct cr__slot *slot, struct cr__images *images, char *top, char *staged);
 
-/* By the fault handler: whether the fault at addr is over, by thawing, or since access was withheld for a moment only, and the instruction is to be tried again. */
+/* By the fault handler: whether the fault at addr is over, by thawing, or since access was withheld for a moment only, and the instruction is to be tried again. False, too, of a
+ * page that the program itself has withheld. */
 bool cr__virtual_fault(const void *addr);
 
-/* After a system call that failed with -EFAULT: thaws what of the range lies on virtual stacks. Whether there was any: then it is worth another try. */
-bool cr__virtual_touch(const void *buf, size_t size_bytes);
+/* While the kernel has a buffer, for a call or for as long as it likes: the stack that it lies on, if it is a virtual one, is thawed, and not frozen until it is let go. Any thread;
+ * staged as above. */
+void cr__virtual_hold(const void *buf, char *staged);
+void cr__virtual_let_go(const void *buf);
 
 /* The live bytes of one that is frozen, by its worker. */
 const char *cr__frozen_bytes(const struct cr__slot *slot, size_t *live_bytes);

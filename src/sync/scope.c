@@ -260,6 +260,7 @@ int cr_scope_spawn(struct cr_scope *scope, void (*fn)(void *), void *arg, const 
 
 int cr_scope_spawn_task(struct cr_scope *scope, const struct cr_task *frame, size_t size_bytes, const struct cr_attr *attr)
 {
+    cr__handed(frame);
     return frame ? spawn(scope, &(struct body){.frame = frame, .size_bytes = size_bytes}, attr) : -EINVAL;
 }
 

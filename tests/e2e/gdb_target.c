@@ -1,6 +1,8 @@
 /* A program for gdb_test.py to look at: coroutines in each state, parked some frames deep. With the argument "wait" it sleeps
- * at the end, so that a debugger may attach; with "abort" it leaves a core file where it stops first. */
+ * at the end, so that a debugger may attach; with "abort" it leaves a core file where it stops first. With "kinds", or "kinds-abort", they are one
+ * of each kind of stack, frozen or away where that is possible. */
 #include <crore/crore.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,7 +140,7 @@ DEEP void stop_here(void)
 DEEP void runs_inner(void)
 {
     stop_here();
-    if (strcmp(how, "abort") == 0)
+    if (strstr(how, "abort"))
         abort();
     after++;
 }
@@ -206,10 +208,89 @@ static void all(void *unused)
     MUST(cr_task_go(&task.task, sizeof(task)));
 }
 
+/* ---- Each kind of stack, and what is not on one ---------------------------------------------------------------- */
+
+static volatile int *touched;
+
+/* Its frame is as large as its argument says: so it finds it by a frame pointer. */
+DEEP void keeps(int number)
+{
+    volatile int numbers[number % 10];
+    touched = numbers;
+    numbers[0] = number;
+    cr_sleep(3600 * CR_SEC);
+    numbers[0]++;
+}
+
+DEEP void keeps_more(int number)
+{
+    volatile int kept = number + 1000;
+    keeps(number);
+    after += kept;
+}
+
+static void keeper_main(void *arg)
+{
+    keeps_more((int)(intptr_t)arg);
+    after++;
+}
+
+static void keeper(int number, const char *name, enum cr_stack_kind kind, size_t size_bytes)
+{
+    MUST(cr_spawn(NULL, keeper_main, (void *)(intptr_t)number, &(struct cr_attr){.name = name, .stack = kind, .stack_size_bytes = size_bytes}));
+    MUST(cr_yield());
+}
+
+static uint64_t frozen(void)
+{
+    struct cr_mem_stats stats;
+    cr_mem_stats_get(&stats);
+    return stats.frozen;
+}
+
+static int ends_task(struct cr_task *task)
+{
+    (void)task;
+    return 7;
+}
+
+static void kinds(void *unused)
+{
+    struct cr_co *ended, *ended_task;
+    struct waiting task = {.task = CR_TASK(calls_task)};
+    struct cr_task ends = CR_TASK(ends_task);
+    volatile int *of_virtual;
+    (void)unused;
+    keeper(15, "a static one", CR_STACK_STATIC, 0);
+    keeper(25, "a packed one", CR_STACK_STATIC, CR_STACK_PACKED_BYTES);
+    keeper(35, "a virtual one", CR_STACK_VIRTUAL, 0);
+    keeper(45, "a touched one", CR_STACK_VIRTUAL, 0);
+    of_virtual = touched;
+    MUST(cr_spawn(&ended, new_main, NULL, &(struct cr_attr){.stack = CR_STACK_SHARED}));
+    MUST(cr_task_spawn(&ended_task, &ends, sizeof(ends), NULL));
+    keeper(55, "an absent one", CR_STACK_SHARED, 0);
+    keeper(65, "a present one", CR_STACK_SHARED, 0);
+    MUST(cr_task_go(&task.task, sizeof(task)));
+    for (int i = 0; i < 100 && frozen() < 2; i++)
+        MUST(cr_sleep(10 * CR_MS));
+    printf("%d frozen\n", (int)frozen());
+    fflush(stdout);
+    after = *of_virtual;
+    MUST(cr_spawn(NULL, new_main, NULL, &(struct cr_attr){.stack = CR_STACK_SHARED}));
+    MUST(cr_task_go(&task.task, sizeof(task)));
+    runs_inner();
+    puts("ends well");
+    cr_detach(ended);
+    cr_detach(ended_task);
+    cr_shutdown();
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1)
         how = argv[1];
+    if (strncmp(how, "kinds", 5) == 0)
+        return cr_run(kinds, NULL, &(struct cr_config){.workers = 1, .stack = CR_STACK_STATIC, .shared_stacks = 1, .freeze_after_ns = CR_MS}) == 0 ? 0 : 1;
     yield_of_the_library = cr_co_yield;
     MUST(cr_co_create(&bare_inlined, bare_inlined_main, NULL));
     MUST(cr_co_create(&bare_called, bare_called_main, NULL));
@@ -219,5 +300,5 @@ int main(int argc, char **argv)
     MUST(cr_co_resume(bare_called, NULL));
     MUST(cr_co_resume(bare_ended, NULL));
     MUST(pipe(ends));
-    return cr_run(all, NULL, &(struct cr_config){.workers = 1}) == 0 ? 0 : 1;
+    return cr_run(all, NULL, &(struct cr_config){.workers = 1, .stack = CR_STACK_STATIC}) == 0 ? 0 : 1;
 }

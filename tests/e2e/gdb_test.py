@@ -11,8 +11,9 @@ from tap import MORE, Skip, main, sanitized
 TARGET, SCRIPT = (os.path.abspath(path) for path in MORE)
 with open(TARGET, "rb") as file:
     IMAGE = file.read()
-PARKED = ["sleeps_inner", "sleeps_outer", "sleeper_main", "run_record", "cr__arch_entry"]
-RUNNING = ["stop_here", "runs_inner", "runner_main", "run_record", "cr__arch_entry"]
+PARKED = ["sleeps_inner", "sleeps_outer", "sleeper_main", "cr__arch_entry"]
+RUNNING = ["stop_here", "runs_inner", "runner_main", "cr__arch_entry"]
+KEEPER = ["keeps", "keeps_more", "keeper_main", "cr__arch_entry"]
 
 
 def gdb(*commands, program=(TARGET,)):
@@ -41,6 +42,14 @@ def gdb(*commands, program=(TARGET,)):
 def stopped(*commands):
     """In coroutine runner_main, at the breakpoint. No command may complain, and the program must end well after all."""
     parts = gdb("break stop_here", "run", *commands, "delete", "continue")
+    assert "ends well" in parts[-1] and "exited normally" in parts[-1], (parts, gdb.errors)
+    assert not gdb.errors.strip(), gdb.errors
+    return parts[2:-2]
+
+
+def kinds(*commands):
+    """The same in coroutine kinds: what the program has said first, and of each command."""
+    parts = gdb("handle SIGSEGV nostop noprint", "break stop_here", "run kinds", *commands, "delete", "continue")
     assert "ends well" in parts[-1] and "exited normally" in parts[-1], (parts, gdb.errors)
     assert not gdb.errors.strip(), gdb.errors
     return parts[2:-2]
@@ -77,17 +86,17 @@ def test_running():
 
 def test_running_bare():
     """plain bt in a bare coroutine ends at the coroutine's entry"""
-    ends_with(stopped("continue", "bt")[1], ["stop_here", "runs_inner", "runs_bare_main", "run", "cr__arch_entry"])
+    ends_with(stopped("continue", "bt")[1], ["stop_here", "runs_inner", "runs_bare_main", "cr__arch_entry"])
 
 
 def test_list():
     """crore list shows each coroutine's id, state, function, name and what it waits for"""
     lines = [" ".join(line.split()) for line in stopped("crore list")[0].splitlines()]
     assert lines[0] == "thread 1: worker 0, 8 coroutines live", lines
-    for line in ["3 parked joiner_main the end of coroutine 2", "6 ready ready_main", "7 running runner_main", "9 new new_main"]:
+    for line in ["3 parked static joiner_main the end of coroutine 2", "6 ready static ready_main", "7 running static runner_main", "9 new static new_main"]:
         assert line in lines, (line, lines)
-    for pattern in [r'2 parked sleeper_main "the sleeper" a point in time, 3\d\d\d\.\d+ s from now', r"4 parked reader_main something to read, fd \d+",
-                    r"5 parked outside_main a point in time, .*", r"8 parked calls_task a point in time, .*"]:
+    for pattern in [r'2 parked static sleeper_main "the sleeper" a point in time, 3\d\d\d\.\d+ s from now', r"4 parked static reader_main something to read, fd \d+",
+                    r"5 parked static outside_main a point in time, .*", r"8 parked task calls_task a point in time, .*"]:
         assert any(re.fullmatch(pattern, line) for line in lines), (pattern, lines)
     assert not any(line.startswith("1 ") for line in lines), "the first one has ended"
 
@@ -95,9 +104,9 @@ def test_list():
 def test_parked():
     """crore bt shows a parked scheduled coroutine's frames in order, down to its entry and no further"""
     text, by_address, again = stopped("crore bt 2", "crore bt sleeper", "crore bt 2")
-    assert text.startswith('coroutine 2 "the sleeper" in sleeper_main, parked: waits for a point in time'), text
+    assert text.startswith('coroutine 2 "the sleeper" in sleeper_main, parked (static): waits for a point in time'), text
     ends_with(text, PARKED)
-    assert functions(text)[0] == "cr__switch" and "cr_sleep_until" in functions(text), text
+    assert functions(text)[0].replace(".", "__") == "cr__wait_left", text # gdb may take it for Ada
     assert text.strip() == by_address.strip() == again.strip(), (text, by_address, again)
 
 
@@ -111,17 +120,17 @@ def test_parked_task():
 def test_parked_bare():
     """crore bt shows bare coroutines, whether the yield was inlined in the program or called"""
     inlined, called, new, ended = stopped("crore bt bare_inlined", "crore bt bare_called", "crore bt bare_new", "crore bt bare_ended")
-    ends_with(inlined, [*["yields_inlined"] * 3, "bare_inlined_main", "run", "cr__arch_entry"])
-    ends_with(called, ["yields_by_call", "bare_called_main", "run", "cr__arch_entry"])
+    ends_with(inlined, [*["yields_inlined"] * 3, "bare_inlined_main", "cr__arch_entry"])
+    ends_with(called, ["yields_by_call", "bare_called_main", "cr__arch_entry"])
     assert inlined.startswith("bare coroutine 1 in bare_inlined_main, suspended"), inlined
-    assert ", new\n  (no stack)" in new and ", ended\n  (no stack)" in ended, (new, ended)
+    assert ", new (static)\n  (it has not begun)" in new and ", ended (static)\n  (it has ended)" in ended, (new, ended)
 
 
 def test_parked_inside():
     """a scheduled coroutine that waits inside a bare one is shown with both stacks"""
     inner, outer = stopped("crore bt 5")[0].split("which was resumed by coroutine 5 in outside_main:\n")
-    ends_with(inner, ["sleeps_inner", "sleeps_outer", "inside_main", "run", "cr__arch_entry"])
-    ends_with(outer, ["resumes", "outside_main", "run_record", "cr__arch_entry"])
+    ends_with(inner, ["sleeps_inner", "sleeps_outer", "inside_main", "cr__arch_entry"])
+    ends_with(outer, ["resumes", "outside_main", "cr__arch_entry"])
 
 
 def test_all():
@@ -130,11 +139,11 @@ def test_all():
     parts = by_id(text)
     assert sorted(parts) == list("2345679"), text
     ends_with(parts["2"], PARKED)
-    ends_with(parts["3"], ["joiner_main", "run_record", "cr__arch_entry"])
-    ends_with(parts["4"], ["reader_main", "run_record", "cr__arch_entry"])
-    ends_with(parts["6"], ["ready_main", "run_record", "cr__arch_entry"])
+    ends_with(parts["3"], ["joiner_main", "cr__arch_entry"])
+    ends_with(parts["4"], ["reader_main", "cr__arch_entry"])
+    ends_with(parts["6"], ["ready_main", "cr__arch_entry"])
     assert functions(parts["7"]) == RUNNING, parts["7"]
-    assert "(no stack)" in parts["9"]
+    assert "(it has not begun)" in parts["9"]
 
 
 def test_nothing_changes():
@@ -184,7 +193,49 @@ def test_core():
     parts = by_id(everything)
     ends_with(parts["2"], PARKED)
     ends_with(parts["7"], RUNNING[1:])
-    ends_with(bare, [*["yields_inlined"] * 3, "bare_inlined_main", "run", "cr__arch_entry"])
+    ends_with(bare, [*["yields_inlined"] * 3, "bare_inlined_main", "cr__arch_entry"])
+
+
+def shows_all_kinds(said, listed, everything):
+    virtual = "virtual, frozen" if "2 frozen" in said else "virtual" # not every kernel lets it be
+    rows = [" ".join(line.split()) for line in listed.splitlines()]
+    for row in ['2 parked static keeper_main "a static one" a', r'3 parked (packed|static) keeper_main "a packed one" a', f'4 parked {virtual} keeper_main "a virtual one" a',
+                '5 parked virtual keeper_main "a touched one" a', "6 ended shared new_main$", "7 ended task ends_task$", '8 parked shared, away keeper_main "an absent one" a',
+                '9 parked shared keeper_main "a present one" a', "10 parked task calls_task a", "11 new shared new_main$", "12 new task calls_task$"]:
+        assert any(re.match(row, line) for line in rows), (row, rows)
+    parts = dict(zip(*[iter(re.split(r"^(?:coroutine|task) (\d+) ", everything, flags=re.M)[1:])] * 2))
+    assert sorted(map(int, parts)) == list(range(1, 13)), everything
+    for number, kept in (("2", 1015), ("3", 1025), ("4", 1035), ("5", 1045), ("8", 1055), ("9", 1065)):
+        ends_with(parts[number], KEEPER)
+        assert f"kept = {kept}\n" in parts[number], parts[number]
+        assert ("from its image" in parts[number]) == (number == "8" or number == "4" and "frozen" in virtual), parts[number]
+    assert "#0  sleeps_task at " in parts["10"] and "#1  calls_task at " in parts["10"], parts["10"]
+    for number, nothing in (("6", "ended"), ("7", "ended"), ("11", "not begun"), ("12", "not begun")):
+        assert re.search(rf"\n  \(it has {nothing}\)\s*$", parts[number]), parts[number]
+
+
+def test_kinds():
+    """each kind of stack is listed, and shown with its locals, frozen or away as well; what has ended or not begun is said to have"""
+    said, listed, everything, first, last = kinds("crore list", "crore bt all -full", "crore bt 8 2", "crore bt 8 -2")
+    shows_all_kinds(said, listed, everything)
+    assert re.findall(r"^  #(\d+)", first, re.M) == ["0", "1"] and functions(last) == KEEPER[-2:], (first, last)
+
+
+def test_kinds_thaw_nothing():
+    """what is frozen or away is so after it has been shown"""
+    said, before, _, after = kinds("crore list", "crore bt all -full", "crore list")
+    assert before == after, (said, before, after)
+
+
+def test_kinds_core():
+    """the same from a core file"""
+    with tempfile.TemporaryDirectory(prefix="crore-core-") as folder:
+        died = subprocess.run(["prlimit", "--core=unlimited", TARGET, "kinds-abort"], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert died.returncode == -signal.SIGABRT, died
+        cores = os.listdir(folder)
+        if not cores:
+            raise Skip("core files go elsewhere: " + open("/proc/sys/kernel/core_pattern").read().strip())
+        shows_all_kinds(died.stdout, *gdb("crore list", "crore bt all -full", program=(TARGET, os.path.join(folder, cores[0]))))
 
 
 main(globals())

@@ -128,6 +128,14 @@ def test_static():
         assert not [name for name in needed if "crore" in name], needed
 
 
+def test_bound_at_once():
+    """nothing is bound while a coroutine runs: not the library's calls, not the command's, nor those of a program that pkg-config builds"""
+    build_and_run("gcc", "-std=gnu17", "bound", *pkg_config("--cflags", "--libs"))
+    binaries = [os.path.join(LIB, "libcrore.so"), os.path.join(ROOT, "bound"), *([os.path.join(PREFIX, OPTIONS["bindir"], "crore")] if OPTIONS["programs"] else [])]
+    for path in binaries:
+        assert re.search(r"\(FLAGS(_1)?\).*\b(BIND_)?NOW\b", call("readelf", "-d", path)), path
+
+
 def test_wholly_static():
     """a program may be static as a whole"""
     for name in ("libcares.a", "libc.a"):

@@ -1,8 +1,10 @@
 """The server that the README builds step by step: compiled as it stands there, and talked to; and an example that it names."""
+import ipaddress
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -81,6 +83,75 @@ def test_task_echo():
         for sock, text in ((one, b"one"), (two, b"two"), (one, b"again")):
             sock.sendall(text)
             assert sock.recv(100) == text
+
+
+def checksum(data):
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    return ~(total % 65535) & 0xFFFF or 0xFFFF
+
+
+def icmp(kind, rest, pseudo=b""):
+    bytes_of = bytes([kind, 0, 0, 0]) + rest
+    return bytes_of[:2] + struct.pack(">H", checksum(pseudo + bytes_of)) + bytes_of[4:]
+
+
+def icmp6(source, to, kind, rest):
+    message = icmp(kind, rest, source + to + struct.pack(">II", 4 + len(rest), 58))
+    return struct.pack(">IHBB", 0x60000000, len(message), 58, 255) + source + to + message
+
+
+def write_capture(path, frames):
+    with open(path, "wb") as file:
+        file.write(struct.pack("=IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for number, frame in enumerate(frames):
+            file.write(struct.pack("=IIII", 1, number, len(frame), len(frame)) + frame)
+
+
+def read_capture(path):
+    with open(path, "rb") as file:
+        recorded = file.read()
+    at, frames = 24, []
+    while at < len(recorded):
+        size = struct.unpack("=IIII", recorded[at:at + 16])[2]
+        frames.append(recorded[at + 16:at + 16 + size])
+        at += 16 + size
+    return frames
+
+
+def test_packets():
+    """the example of links answers recorded questions for its addresses, and recorded pings, of both families, and nothing else"""
+    theirs, ours, mac = bytes([10, 0, 0, 9]), bytes([10, 0, 0, 1]), b"\2\0\0\0\0\7"
+    theirs6, ours6 = (ipaddress.ip_address(text).packed for text in ("fd00::9", "fd00::1"))
+    many = ipaddress.ip_address("ff02::1:ff00:1").packed
+
+    def asks(address):
+        return struct.pack(">HHBBH", 1, 0x800, 6, 4, 1) + mac + theirs + bytes(6) + address
+
+    def pings(address):
+        return struct.pack(">BBHHHBBH", 0x45, 0, 33, 0, 0, 64, 1, 0) + theirs + address + icmp(8, b"\0\1\0\2hello\0")[:-1]
+
+    def asks6(address):
+        return icmp6(theirs6, many, 135, bytes(4) + address + b"\1\1" + mac)
+
+    def pings6(address):
+        return icmp6(theirs6, address, 128, b"\0\1\0\2hello!")
+    questions = [(0x806, asks(ours)), (0x800, pings(ours)), (0x86DD, asks6(ours6)), (0x86DD, pings6(ours6))]
+    others = [(0x806, asks(theirs)), (0x800, pings(theirs)), (0x86DD, asks6(theirs6)), (0x86DD, pings6(theirs6)), (0x800, b"nothing for it"), (0x86DD, b"")]
+    frames = [b"\xff" * 6 + mac + struct.pack(">H", kind) + rest for kind, rest in questions + others]
+    with tempfile.TemporaryDirectory() as folder:
+        asked, said = os.path.join(folder, "asked"), os.path.join(folder, "said")
+        write_capture(asked, frames)
+        done = subprocess.run([os.path.join(BUILD, "examples", "packets"), f"pcap:{said},pcap:{asked}", "10.0.0.1", "fd00::1"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "seen 10, asked for our addresses 2 times, pinged 2 times" in done.stderr, done
+        recorded = read_capture(said)
+    arp, pong, told, pong6 = [each for each in recorded if each[:6] == mac]
+    assert sorted(each for each in recorded if each[:6] != mac) == sorted(frames)
+    it = arp[6:12]
+    assert all(each[6:12] == it != mac for each in (pong, told, pong6))
+    assert arp[12:] == frames[0][12:20] + b"\0\2" + it + ours + mac + theirs
+    assert pong[26:34] == ours + theirs and pong[34:] == icmp(0, b"\0\1\0\2hello\0")[:-1]
+    assert told[14:] == icmp6(ours6, theirs6, 136, b"\x60\0\0\0" + ours6 + b"\2\1" + it), told
+    assert pong6[14:] == icmp6(ours6, theirs6, 129, b"\0\1\0\2hello!"), pong6
 
 
 def test_fan_out():

@@ -581,12 +581,17 @@ TEST(what_is_told_is_done)
     model_run(worker_and_teller, that_waited_has_ended);
 }
 
-static void worker_and_poster(void)
+static void worker_and(void (*one_outside)(void *))
 {
     runtime(1, (void (*[])(void *)){work_and_go});
     served(1, on_post);
     begins(0, 0, waits_once);
-    model_thread(posts_to_first, (void *)0);
+    model_thread(one_outside, (void *)0);
+}
+
+static void worker_and_poster(void)
+{
+    worker_and(posts_to_first);
 }
 
 TEST(and_what_is_posted)
@@ -596,10 +601,7 @@ TEST(and_what_is_posted)
 
 static void worker_and_one_inside(void)
 {
-    runtime(1, (void (*[])(void *)){work_and_go});
-    served(1, on_post);
-    begins(0, 0, waits_once);
-    model_thread(enters_and_posts, (void *)0);
+    worker_and(enters_and_posts);
 }
 
 TEST(and_by_whom_who_is_inside)

@@ -235,7 +235,7 @@ static void print_json(FILE *to, const struct swarm_options *o, const struct sum
     fprintf(to, "}\n");
 }
 
-static void write_figures(const struct swarm_options *o, const struct summary *s, const int processors[2])
+static void write_figures(const struct swarm_options *o, const struct summary *s, const int processors[2], FILE *file)
 {
     char *json = NULL;
     size_t size;
@@ -249,8 +249,7 @@ static void write_figures(const struct swarm_options *o, const struct summary *s
         tool_fail("--report %s: %s", options.report, strerror(-r));
     if (options.report)
         printf("  report: %s/index.html\n", options.report);
-    FILE *file = options.json ? fopen(options.json, "we") : NULL;
-    if (options.json && (!file || fputs(json, file) < 0 || fclose(file) != 0))
+    if (file && (fputs(json, file) < 0 || fflush(file) != 0))
         tool_fail("--json %s: %s", options.json, strerror(errno));
     free(json);
 }
@@ -269,19 +268,20 @@ static void help(void)
            "  --size BYTES         of a message, up to 64k (64)\n"
            "  --workers N          threads of each side; with more than one they are not bound to processors (1)\n"
            "  --report DIR         writes DIR/index.html, with plots\n"
-           "  --json FILE          writes the figures\n"
+           "  --json FILE          writes the figures; - is standard output, behind the summary\n"
            "  --help\n\n"
            "Or, with --parked, no connections, but as many parked coroutines, each with 200 bytes of live locals;\n"
            "each is woken once, in random order, and its locals are verified. Prints times and bytes of each.\n\n"
            "  --parked N           up to %d\n"
            "  --stack KIND         static (4 KiB), packed (static, 2 KiB), virtual, shared or stackless (shared)\n"
            "  --no-freeze          virtual stacks stay as they are while they are parked\n"
-           "  --json FILE\n\n"
+           "  --json FILE          as above\n\n"
            "Exit status: 0 if all connections were opened and held and every message came back right (every\n"
            "coroutine ended, and every local was right); 1 if not; 2 for bad usage.\n",
            MOST_CONNECTIONS, MOST_RATE, MOST_PARKED);
 }
 
+/* Up to OPT_REPORT they mean nothing to parked coroutines. */
 enum { OPT_CONNECTIONS = 256, OPT_DURATION, OPT_RATE, OPT_SIZE, OPT_WORKERS, OPT_REPORT, OPT_JSON, OPT_PARKED, OPT_STACK, OPT_NO_FREEZE, OPT_HELP };
 
 static const struct option long_options[] = {
@@ -292,9 +292,12 @@ static const struct option long_options[] = {
 
 static void take_options(int argc, char **argv)
 {
-    int option;
+    int option, index = 0;
+    const char *of_connections = NULL; /* the last such option */
     opterr = 0; /* one line is enough, and it is ours */
-    while ((option = getopt_long(argc, argv, "", long_options, NULL)) >= 0) {
+    while ((option = getopt_long(argc, argv, "", long_options, &index)) >= 0) {
+        if (option >= OPT_CONNECTIONS && option <= OPT_REPORT)
+            of_connections = long_options[index].name;
         switch (option) {
         case OPT_CONNECTIONS:
             options.connections = strcmp(optarg, "max") == 0 ? 0 : tool_number("--connections", optarg, 1, MOST_CONNECTIONS);
@@ -314,8 +317,10 @@ static void take_options(int argc, char **argv)
     }
     if (optind != argc)
         tool_fail("demo: '%s' is not an option", argv[optind]);
-    if (options.stack && !options.parked)
-        tool_fail("demo: --stack goes with --parked");
+    if (!options.parked && (options.stack || options.no_freeze))
+        tool_fail("demo: %s goes with --parked", options.stack ? "--stack" : "--no-freeze");
+    if (options.parked && of_connections)
+        tool_fail("demo: --%s does not go with --parked, where there are no connections", of_connections);
 }
 
 int demo_main(int argc, char **argv)
@@ -323,8 +328,9 @@ int demo_main(int argc, char **argv)
     int processors[2];
     struct server server = {0};
     take_options(argc, argv);
+    FILE *figures = tool_open_json(options.json); /* before the run, so that one is not made in vain */
     if (options.parked)
-        return parked_run(options.parked, options.stack ? options.stack : "shared", options.no_freeze ? -1 : 20 * CR_MS, options.json);
+        return parked_run(options.parked, options.stack ? options.stack : "shared", options.no_freeze ? -1 : 20 * CR_MS, figures);
     int r = options.report ? report_prepare(options.report) : 0;
     if (r < 0)
         tool_fail("--report %s: %s", options.report, strerror(-r));
@@ -351,7 +357,7 @@ int demo_main(int argc, char **argv)
         tool_fail("demo: %s", strerror(-r));
     struct summary summary = summarise(&server, cpu_at_end);
     print_summary(&swarm, &summary);
-    write_figures(&swarm, &summary, processors);
+    write_figures(&swarm, &summary, processors, figures);
     if (status != 0)
         printf("  the server ended with status %d\n", status);
     return swarm_good(&swarm, &result) && status == 0 ? 0 : 1;

@@ -13,6 +13,8 @@ static const struct {
 } commands[] = {
     {"serve", "an HTTP/1.1 server for a folder, or an echo server", serve_main},
     {"swarm", "opens and holds many connections, sends, measures, verifies", swarm_main},
+    {"lookup", "looks a name up, also with the name servers of a network of its own", lookup_main},
+    {"net", "shows the networks of a running program, and their connections", net_main},
     {"demo", "serves and swarms on this machine, as many connections as it allows", demo_main},
 };
 

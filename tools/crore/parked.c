@@ -18,18 +18,14 @@
 #include "tool.h"
 
 #include <crore/crore.h>
-#if __has_include(<crore/task.h>)
 #include <crore/task.h>
-#define WITH_TASKS 1
-#else
-#define WITH_TASKS 0
-#endif
 
 #define LOCALS_WORDS 25 /* 200 bytes */
 #define SPAWN_BATCH 1000
 #define WAKE_BATCH 256
 #define LIVE_NS (CR_SEC / 4)
 #define SETTLE_NS (300 * CR_SEC) /* for the last ones to be frozen, at most */
+#define STALL_NS (2 * CR_SEC)    /* if nothing has moved for so long, nothing will */
 #define STACK_BYTES 65536        /* of addresses: what is touched counts */
 #define STATIC_BYTES 4096
 #define PACKED_BYTES 2048
@@ -41,7 +37,8 @@ static struct {
     struct cr_attr attr;
     struct cr_co **handles;
     int64_t parked, good, wrong; /* have begun to wait; have ended, their locals right; not so */
-    int64_t failed_with;         /* a call that failed: -errno */
+    int64_t failed_with;         /* a call that failed: -errno; */
+    int64_t failed_after;        /* and for how many it had not */
     int64_t baseline_bytes;
     struct cr_mem_stats mem_before, mem_parked, mem_after;
     int64_t spawn_ns, settle_ns, wake_ns, resident_bytes, tables_bytes;
@@ -50,28 +47,29 @@ static struct {
 
 /* ---- Memory, as the kernel sees it --------------------------------------------------------------------------- */
 
-static int64_t resident_bytes(void)
-{
-    long long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file) {
-        if (fscanf(file, "%*d %lld", &pages) != 1)
-            pages = 0;
-        fclose(file);
-    }
-    return pages * sysconf(_SC_PAGESIZE);
-}
-
-static int64_t page_tables_bytes(void)
+/* What that line of /proc/self/status says. */
+static int64_t status_bytes(const char *name)
 {
     long long kib = 0;
     char line[128];
     FILE *file = fopen("/proc/self/status", "re");
-    while (file && fgets(line, sizeof(line), file) && sscanf(line, "VmPTE: %lld", &kib) != 1)
-        ;
+    while (file && fgets(line, sizeof(line), file)) {
+        if (strncmp(line, name, strlen(name)) == 0)
+            kib = atoll(line + strlen(name));
+    }
     if (file)
         fclose(file);
     return kib * 1024;
+}
+
+static int64_t resident_bytes(void)
+{
+    return status_bytes("VmRSS:");
+}
+
+static int64_t page_tables_bytes(void)
+{
+    return status_bytes("VmPTE:");
 }
 
 /* ---- A coroutine --------------------------------------------------------------------------------------------- */
@@ -84,13 +82,14 @@ static uint64_t mix(uint64_t x)
     return x;
 }
 
-static void fill(uint64_t *locals, uint64_t words, uint64_t number)
+/* Apart from the coroutine's function, whose frame thereby holds its locals and little else. */
+__attribute__((noinline)) static void fill(uint64_t *locals, uint64_t words, uint64_t number)
 {
     for (uint64_t i = 0; i < words; i++)
         locals[i] = mix(number * LOCALS_WORDS + i);
 }
 
-static void judge(const uint64_t *locals, uint64_t words, uint64_t number, int result)
+__attribute__((noinline)) static void judge(const uint64_t *locals, uint64_t words, uint64_t number, int result)
 {
     bool good = result == 0;
     for (uint64_t i = 0; i < words; i++)
@@ -98,18 +97,18 @@ static void judge(const uint64_t *locals, uint64_t words, uint64_t number, int r
     *(good ? &parked.good : &parked.wrong) += 1;
 }
 
+/* LOCALS_WORDS in all, the number included. */
 static void wait_on_stack(void *number)
 {
-    uint64_t locals[LOCALS_WORDS];
-    fill(locals, LOCALS_WORDS, (uintptr_t)number);
-    __asm__ volatile("" : : "r"(locals) : "memory"); /* they are made, and lie in memory, */
+    uint64_t locals[LOCALS_WORDS - 1];
+    fill(locals, LOCALS_WORDS - 1, (uintptr_t)number);
+    __asm__ volatile("" : "+m"(locals)); /* they are made, and lie in memory, */
     parked.parked++;
     int r = cr_park();
-    __asm__ volatile("" : : "r"(locals) : "memory"); /* until here */
-    judge(locals, LOCALS_WORDS, (uintptr_t)number, r);
+    __asm__ volatile("" : "+m"(locals)); /* until here */
+    judge(locals, LOCALS_WORDS - 1, (uintptr_t)number, r);
 }
 
-#if WITH_TASKS
 /* All that it keeps are its locals: as many bytes as a stack's. */
 #define FRAME_WORDS (LOCALS_WORDS - 2)
 struct waiting {
@@ -141,18 +140,6 @@ static bool is_stackless(void)
 {
     return strcmp(parked.kind, "stackless") == 0;
 }
-#else
-static int spawn_task(struct cr_co **out, int64_t number)
-{
-    (void)out, (void)number;
-    return -ENOTSUP;
-}
-
-static bool is_stackless(void)
-{
-    return false;
-}
-#endif
 
 /* ---- Progress ------------------------------------------------------------------------------------------------ */
 
@@ -195,6 +182,31 @@ static int64_t shuffled(int64_t i)
     return (int64_t)x;
 }
 
+static int64_t ended(void)
+{
+    return parked.good + parked.wrong;
+}
+
+/* Lets the others run until all have come, as far as `come` says. False if they have stopped coming: those that are left wait for a stack that there is not. */
+static bool all_have_come(int64_t (*come)(void), const char *what, int64_t began_ns)
+{
+    int64_t count = come(), moved_ns = cr_now();
+    while (count < parked.count) {
+        cr_yield();
+        live_line(what, come(), began_ns);
+        if (come() != count)
+            count = come(), moved_ns = cr_now();
+        else if (cr_now() - moved_ns > STALL_NS)
+            return false;
+    }
+    return true;
+}
+
+static int64_t have_parked(void)
+{
+    return parked.parked;
+}
+
 static bool spawn_all(void)
 {
     int64_t began_ns = cr_now();
@@ -202,7 +214,7 @@ static bool spawn_all(void)
         int r = is_stackless() ? spawn_task(&parked.handles[i], i) : cr_spawn(&parked.handles[i], wait_on_stack, (void *)(intptr_t)i, &parked.attr);
         if (r < 0) {
             parked.failed_with = r;
-            parked.count = i;
+            parked.failed_after = parked.count = i;
             return false;
         }
         if (i % SPAWN_BATCH == SPAWN_BATCH - 1) {
@@ -210,8 +222,11 @@ static bool spawn_all(void)
             live_line("spawned", i + 1, began_ns);
         }
     }
-    while (parked.parked < parked.count)
-        cr_yield();
+    if (!all_have_come(have_parked, "parked", began_ns)) {
+        parked.failed_with = -ENOMEM;
+        parked.failed_after = parked.parked;
+        return false;
+    }
     parked.spawn_ns = cr_now() - began_ns;
     return true;
 }
@@ -265,8 +280,10 @@ static void wake_all(void)
         wake(batch, n);
         live_line("woken", i, began_ns);
     }
-    while (parked.good + parked.wrong < parked.count && cr_now() - began_ns < SETTLE_NS)
-        cr_yield();
+    if (!all_have_come(ended, "ended", began_ns) && parked.failed_with == 0) {
+        parked.failed_with = -ENOMEM;
+        parked.failed_after = ended();
+    }
     parked.wake_ns = cr_now() - began_ns;
 }
 
@@ -308,7 +325,7 @@ static void print_summary(bool good)
 {
     printf("  spawn and park: %.0f ns each", each(parked.spawn_ns));
     if (parked.frozen)
-        printf("; all frozen %.1f s later", (double)parked.settle_ns / CR_SEC);
+        printf("; %llu frozen %.1f s later", (unsigned long long)(parked.mem_parked.frozen - parked.mem_before.frozen), (double)parked.settle_ns / CR_SEC);
     printf("\n  wake at random, verify and end: %.0f ns each\n", each(parked.wake_ns));
     printf("  frozen: %llu, thawed: %llu on resume, %llu by a touch\n", (unsigned long long)(parked.mem_after.frozen - parked.mem_before.frozen),
            (unsigned long long)(parked.mem_after.thawed - parked.mem_before.thawed), (unsigned long long)(parked.mem_after.touched - parked.mem_before.touched));
@@ -316,22 +333,17 @@ static void print_summary(bool good)
            (unsigned long long)(parked.mem_parked.kernel_calls - parked.mem_before.kernel_calls),
            (unsigned long long)(parked.mem_after.kernel_calls - parked.mem_parked.kernel_calls));
     printf("  %lld locals right, %lld wrong, %lld lost: %s\n", (long long)parked.good, (long long)parked.wrong,
-           (long long)(parked.count - parked.good - parked.wrong), good ? "good" : "BAD");
+           (long long)(parked.count - ended()), good ? "good" : "BAD");
 }
 
-static void write_json(const char *path)
+static void write_json(FILE *file)
 {
-    FILE *file = strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
-    if (!file)
-        tool_fail("--json %s: %s", path, strerror(errno));
     fprintf(file,
             "{\"count\": %lld, \"stack\": \"%s\", \"spawn_ns\": %.1f, \"wake_ns\": %.1f, \"bytes\": %.1f, \"resident_bytes\": %lld, "
             "\"page_tables_bytes\": %lld, \"frozen\": %llu, \"thawed\": %llu, \"right\": %lld, \"wrong\": %lld}\n",
             (long long)parked.count, parked.kind, each(parked.spawn_ns), each(parked.wake_ns), bytes_each(), (long long)parked.resident_bytes,
             (long long)parked.tables_bytes, (unsigned long long)(parked.mem_after.frozen - parked.mem_before.frozen),
             (unsigned long long)(parked.mem_after.thawed - parked.mem_before.thawed), (long long)parked.good, (long long)parked.wrong);
-    if (file != stdout)
-        fclose(file);
 }
 
 static void choose_kind(const char *kind, bool frozen)
@@ -349,12 +361,12 @@ static void choose_kind(const char *kind, bool frozen)
         parked.frozen = frozen;
     } else if (strcmp(kind, "shared") == 0) {
         parked.attr.stack = CR_STACK_SHARED;
-    } else if (strcmp(kind, "stackless") != 0 || !WITH_TASKS) {
-        tool_fail("demo: --stack: '%s' is not static, packed, virtual%s", kind, WITH_TASKS ? ", shared or stackless" : " or shared");
+    } else if (strcmp(kind, "stackless") != 0) {
+        tool_fail("demo: --stack: '%s' is not static, packed, virtual, shared or stackless", kind);
     }
 }
 
-int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, const char *json)
+int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, FILE *json)
 {
     choose_kind(kind, freeze_after_ns >= 0);
     parked.count = count;
@@ -369,12 +381,14 @@ int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, const c
         tool_fail("demo: %s", strerror(-r));
     bool good = parked.failed_with == 0 && parked.wrong == 0 && parked.good == count;
     if (parked.failed_with < 0)
-        printf("  after %lld of %lld: %s\n", (long long)parked.count, (long long)count, strerror((int)-parked.failed_with));
+        printf("  after %lld of %lld: %s\n", (long long)parked.failed_after, (long long)count, strerror((int)-parked.failed_with));
     if (parked.count > 0) {
         print_summary(good);
         if (json)
             write_json(json);
     }
+    if (json && fflush(json) != 0)
+        tool_fail("--json: %s", strerror(errno));
     munmap(parked.handles, (size_t)count * sizeof(*parked.handles));
     return good ? 0 : 1;
 }

@@ -3,8 +3,9 @@
 #define CRORE_PARKED_H
 
 #include <stdint.h>
+#include <stdio.h>
 
-/* kind: "static", "packed", "virtual", "shared" or "stackless"; freeze_after_ns: of struct cr_config. json: a file for the figures; NULL: none. Returns the exit status. */
-int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, const char *json);
+/* kind: "static", "packed", "virtual", "shared" or "stackless"; freeze_after_ns: of struct cr_config. json: where the figures go; NULL: nowhere. Returns the exit status. */
+int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, FILE *json);
 
 #endif

@@ -32,6 +32,7 @@ struct serve_options serve_options = {
 _Atomic bool serve_draining;
 
 static struct serve_worker *workers;
+static struct cr_net *net; /* NULL: the kernel's */
 static int worker_count;
 static _Atomic(struct cr_server *) servers[MOST_URLS];
 static _Atomic int64_t session_count; /* that have begun, those that wait for their turn included */
@@ -214,6 +215,7 @@ static void drain(void *unused)
     http_log_flush();
     if (!serve_options.quiet)
         say_what_was_served();
+    cr_net_close(net); /* what has been closed says so to its peer */
     exit(0);
 }
 
@@ -261,7 +263,7 @@ static void fail_listen(const char *url, int r)
 static void serve_url(int i)
 {
     static const struct cr_attr attr = {.name = "session"};
-    struct cr_serve_opts opts = {.attr = &attr, .placement = serve_options.placement, .full = full, .paused = paused};
+    struct cr_serve_opts opts = {.conn.net = net, .attr = &attr, .placement = serve_options.placement, .full = full, .paused = paused};
     struct cr_server *server;
     char url[160];
     int r = cr_serve(&server, serve_options.urls[i], session_main, NULL, &opts);
@@ -280,6 +282,11 @@ static void app(void *unused)
     if (!workers)
         tool_fail("out of memory");
     memset(workers, 0, (size_t)worker_count * sizeof(*workers));
+    if (serve_options.net)
+        setenv("CR_NET_CONTROL", "1", 0); /* for `crore net` */
+    int r = serve_options.net ? cr_net_open(&net, serve_options.net) : 0;
+    if (r < 0)
+        tool_fail("--net %s: %s", serve_options.net, strerror(-r));
     for (int i = 0; i < serve_options.url_count; i++)
         serve_url(i);
     fflush(stdout);
@@ -305,13 +312,15 @@ static void help(void)
            "  --workers N             threads that serve (one for each processor; with --cpu one)\n"
            "  --placement WHERE       a connection is served by the worker that has accepted it, or by an idle one: any;\n"
            "                          by the one that has accepted it: here; by the one with the fewest: least-loaded\n"
+           "  --net SPEC              over a TCP/IP stack of its own: a link and addresses, as in crore/net.h, such as\n"
+           "                          \"shm:/run/link addr=10.0.0.2/24\"; with one worker, and --listen tcp://:80 by default\n"
            "  --cpu N                 run on that processor only\n"
            "  --quiet                 say nothing but errors\n"
            "  --help\n");
 }
 
 enum { OPT_LISTEN = 256, OPT_LOG, OPT_FOLLOW, OPT_CONNECTIONS, OPT_HEADER, OPT_BODY, OPT_HEADER_T, OPT_IDLE_T, OPT_WRITE_T,
-       OPT_DRAIN_T, OPT_WORKERS, OPT_PLACEMENT, OPT_CPU, OPT_QUIET, OPT_ECHO, OPT_RETURN, OPT_HELP };
+       OPT_DRAIN_T, OPT_WORKERS, OPT_PLACEMENT, OPT_CPU, OPT_QUIET, OPT_ECHO, OPT_RETURN, OPT_NET, OPT_HELP };
 
 static const struct option long_options[] = {
     {"listen", 1, NULL, OPT_LISTEN},           {"access-log", 1, NULL, OPT_LOG},
@@ -322,6 +331,7 @@ static const struct option long_options[] = {
     {"workers", 1, NULL, OPT_WORKERS},         {"placement", 1, NULL, OPT_PLACEMENT},
     {"cpu", 1, NULL, OPT_CPU},                 {"quiet", 0, NULL, OPT_QUIET},
     {"echo", 0, NULL, OPT_ECHO},               {"return", 1, NULL, OPT_RETURN},
+    {"net", 1, NULL, OPT_NET},
     {"help", 0, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
 };
 
@@ -356,6 +366,7 @@ static void take_option(int option, char **argv)
     case OPT_WORKERS: o->workers = (unsigned)tool_number("--workers", optarg, 1, CR_WORKERS_MAX); break;
     case OPT_PLACEMENT: o->placement = placement(optarg); break;
     case OPT_CPU: tool_pin(o->cpu = tool_number("--cpu", optarg, 0, 1023)); break;
+    case OPT_NET: o->net = optarg; break;
     case OPT_QUIET: o->quiet = true; break;
     case OPT_ECHO: o->echo = true; break;
     case OPT_RETURN: o->text = optarg; o->text_bytes = strlen(optarg); break;
@@ -380,7 +391,9 @@ static void take_options(int argc, char **argv)
     if (o->dir && (o->dir_fd = open(o->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
         tool_fail("%s: %s", o->dir, strerror(errno));
     if (o->url_count == 0)
-        o->urls[o->url_count++] = "tcp://127.0.0.1:8080";
+        o->urls[o->url_count++] = o->net ? "tcp://:80" : "tcp://127.0.0.1:8080";
+    if (o->net && o->workers > 1 && !strstr(o->net, "workers=all"))
+        tool_fail("serve: a --net is one worker's, but for one with workers=all");
     if (o->access_log && http_log_open(o->access_log) < 0)
         tool_fail("--access-log %s: %s", o->access_log, strerror(errno));
 }
@@ -394,7 +407,7 @@ int serve_main(int argc, char **argv)
     sigset_t set = ending_signals();
     sigprocmask(SIG_BLOCK, &set, NULL); /* they are waited for */
     struct cr_config config = {.workers = serve_options.workers};
-    if (config.workers == 0 && serve_options.cpu >= 0)
+    if (config.workers == 0 && (serve_options.cpu >= 0 || serve_options.net))
         config.workers = 1;
     int r = cr_run(app, NULL, &config);
     if (r < 0)

@@ -13,6 +13,7 @@
 struct serve_options {
     const char *urls[16];
     int url_count;
+    const char *net;            /* on a network of its own, opened by that line; NULL: on the kernel's */
     const char *dir;            /* NULL with --echo and --return */
     int dir_fd;
     const char *text;           /* --return; NULL: none */

@@ -29,6 +29,8 @@ static void help(void)
            "  --connect-rate R     connections opened a second; 0: as fast as it goes (0)\n"
            "  --dials N            connections being opened at the same time, up to 1024 (128)\n"
            "  --workers N          threads that share the connections (1)\n"
+           "  --net SPEC           over a TCP/IP stack of its own: a link and addresses, as in crore/net.h;\n"
+           "                       \"shm:/run/link addr=10.0.0.1/24\". With one worker (none: the kernel's)\n"
            "  --json FILE          the figures, with a time series; - is standard output\n"
            "  --cpu N              run on that processor only\n"
            "  --quiet              no live line\n"
@@ -36,13 +38,13 @@ static void help(void)
            "Exit status: 0 if all was opened, held and came back right; 1 if not; 2 for bad usage.\n");
 }
 
-enum { OPT_CONNECTIONS = 256, OPT_RATE, OPT_SIZE, OPT_DURATION, OPT_CONNECT_RATE, OPT_DIALS, OPT_WORKERS, OPT_JSON, OPT_CPU, OPT_QUIET, OPT_HELP };
+enum { OPT_CONNECTIONS = 256, OPT_RATE, OPT_SIZE, OPT_DURATION, OPT_CONNECT_RATE, OPT_DIALS, OPT_WORKERS, OPT_JSON, OPT_NET, OPT_CPU, OPT_QUIET, OPT_HELP };
 
 static const struct option long_options[] = {
     {"connections", 1, NULL, OPT_CONNECTIONS}, {"rate", 1, NULL, OPT_RATE},   {"size", 1, NULL, OPT_SIZE},
     {"duration", 1, NULL, OPT_DURATION},       {"json", 1, NULL, OPT_JSON},   {"connect-rate", 1, NULL, OPT_CONNECT_RATE},
     {"dials", 1, NULL, OPT_DIALS},             {"workers", 1, NULL, OPT_WORKERS}, {"cpu", 1, NULL, OPT_CPU},     {"quiet", 0, NULL, OPT_QUIET},
-    {"help", 0, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
+    {"help", 0, NULL, OPT_HELP},               {"net", 1, NULL, OPT_NET}, {NULL, 0, NULL, 0},
 };
 
 static void take_option(int option, char **argv)
@@ -56,6 +58,7 @@ static void take_option(int option, char **argv)
     case OPT_DIALS: options.dials = tool_number("--dials", optarg, 1, 1024); break;
     case OPT_WORKERS: options.workers = (unsigned)tool_number("--workers", optarg, 1, CR_WORKERS_MAX); break;
     case OPT_JSON: json_path = optarg; break;
+    case OPT_NET: options.net = optarg; break;
     case OPT_CPU: tool_pin(tool_number("--cpu", optarg, 0, 1023)); break;
     case OPT_QUIET: quiet = true; break;
     case OPT_HELP: help(); exit(0);
@@ -87,11 +90,11 @@ int swarm_main(int argc, char **argv)
     if (optind + 1 != argc)
         tool_fail("swarm: name one URL");
     options.url = argv[optind];
+    if (options.net && options.workers > 1 && !strstr(options.net, "workers=all"))
+        tool_fail("swarm: a --net is one worker's, but for one with workers=all");
     if (strncmp(options.url, "tcp://", 6) != 0 && strncmp(options.url, "unix:", 5) != 0)
         fail_url(); /* datagrams may be lost */
-    FILE *json = !json_path ? NULL : strcmp(json_path, "-") == 0 ? stdout : fopen(json_path, "we");
-    if (json_path && !json)
-        tool_fail("--json %s: %s", json_path, strerror(errno));
+    FILE *json = tool_open_json(json_path);
     tool_raise_open_files(options.connections + 100);
     int r = swarm_run(&options, &result, live_line, NULL);
     if (r == -EINVAL || r == -EPROTONOSUPPORT)

@@ -12,6 +12,7 @@
 
 struct swarm_options {
     const char *url;
+    const char *net;          /* dials from a network of its own, opened by that line; NULL: from the kernel's */
     int64_t connections;
     int64_t rate;             /* messages a second over all connections; 0: each sends as soon as it has its answer */
     int64_t size_bytes;

@@ -40,6 +40,7 @@ struct part {
 
 static struct {
     const struct swarm_options *options;
+    struct cr_net *net; /* NULL: the kernel's */
     struct swarm_result *result;
     void (*tick)(struct swarm_sample *, void *);
     void *arg;
@@ -234,8 +235,8 @@ static void connection_main(void *arg)
 static int dial(int64_t connection, struct cr_conn **conn)
 {
     char source[32];
-    struct cr_conn_opts opts = {0};
-    if (strncmp(run.options->url, "tcp://127.", 10) == 0) {
+    struct cr_conn_opts opts = {.net = run.net};
+    if (!run.net && strncmp(run.options->url, "tcp://127.", 10) == 0) {
         int64_t address = 2 + connection / PER_SOURCE;
         snprintf(source, sizeof(source), "127.0.%d.%d", (int)(address / 250), (int)(address % 250));
         opts.source = source;
@@ -413,6 +414,11 @@ static void app(void *unused)
     struct cr_co *watching, *signals;
     unsigned here = (unsigned)cr_worker_index();
     (void)unused;
+    if (run.options->net)
+        setenv("CR_NET_CONTROL", "1", 0); /* for `crore net` */
+    int r = run.options->net ? cr_net_open(&run.net, run.options->net) : 0;
+    if (r < 0)
+        tool_fail("--net %s: %s", run.options->net, strerror(-r));
     if (cr_spawn(&signals, take_signals, NULL, NULL) < 0 || cr_spawn_on(&watching, here, watcher, NULL, NULL) < 0)
         tool_fail("out of memory");
     run.begin_ns = cr_now();
@@ -426,6 +432,7 @@ static void app(void *unused)
     cr_cancel(watching);
     if (cr_join(watching) < 0)
         cr_detach(watching); /* interrupted */
+    cr_net_close(run.net); /* a link may have a coroutine of its own, which would keep the runtime */
 }
 
 static void add_parts(void)

@@ -96,3 +96,11 @@ void tool_pin(int64_t cpu)
     if (sched_setaffinity(0, sizeof(set), &set) < 0)
         tool_fail("--cpu: can't run on processor %lld: %s", (long long)cpu, strerror(errno));
 }
+
+FILE *tool_open_json(const char *path)
+{
+    FILE *file = !path ? NULL : strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
+    if (path && !file)
+        tool_fail("--json %s: %s", path, strerror(errno));
+    return file;
+}
