@@ -9,6 +9,10 @@ cr__arch_entry:
         .cfi_startproc
         .cfi_undefined rip
         xorl    %ebp, %ebp
+        xorl    %r12d, %r12d            /* so that a context that uses few registers keeps few (suspend.h) */
+        xorl    %r13d, %r13d
+        xorl    %r14d, %r14d
+        xorl    %r15d, %r15d
         movq    8(%rsp), %rbx           /* life: what is called keeps it */
         movq    16(%rsp), %rdi          /* arg */
         movq    %rax, %rsi              /* value; note is in rdx already */

@@ -6,7 +6,9 @@
  * which suspends into *save and goes on at `to`, as cr__switch does (what travels is NULL, and note). When the context is switched to again, name's caller gets its
  * registers back, and is returned to by
  *     int then(uint64_t kept, uint64_t note);
- * which is visible to the linker, and gets kept, and the note of whoever came. What lies on top of the stack begins as a cr__switch's does, for who unwinds it (obs/unwind.c). */
+ * which is visible to the linker, and gets kept, and the note of whoever came. What lies on top of the stack begins as a cr__switch's does, for who unwinds it (obs/unwind.c).
+ *
+ * On x86-64 registers that are all zero are not kept but made zero again: they are so at the entry (entry-x86_64.S), and stay so in what uses few. That is 40 bytes of 72. */
 #ifndef CR__SUSPEND_H
 #define CR__SUSPEND_H
 
@@ -20,7 +22,16 @@
 
 #define CR__ARCH_SUSPEND(name, then) \
     CR__ARCH_FUNCTION(name, "@", \
-        "pushq %r12\n\tpushq %r13\n\tpushq %r14\n\tpushq %r15\n\tpushq %rdx\n\t" \
+        "movq %r12, %rax\n\torq %r13, %rax\n\torq %r14, %rax\n\torq %r15, %rax\n\torq %rdx, %rax\n\tjnz 3f\n\t" \
+        "pushq %rbp\n\tpushq %rbx\n\tleaq 2f(%rip), %rbx\n\tpushq %rbx\n\t" \
+        "movq %rsp, (%rdi)\n\t" \
+        "movq %rcx, %rdx\n\t" \
+        "movq %rsi, %rsp\n\tjmpq *(%rsp)\n" \
+        "2:\n\tmovq 8(%rsp), %rbx\n\tmovq 16(%rsp), %rbp\n\tleaq 24(%rsp), %rsp\n\t" \
+        "xorl %r12d, %r12d\n\txorl %r13d, %r13d\n\txorl %r14d, %r14d\n\txorl %r15d, %r15d\n\t" \
+        "xorl %edi, %edi\n\tmovq %rdx, %rsi\n\t" \
+        "jmp " then "\n" \
+        "3:\n\tpushq %r12\n\tpushq %r13\n\tpushq %r14\n\tpushq %r15\n\tpushq %rdx\n\t" \
         ".cfi_def_cfa_offset 48\n\t" \
         ".cfi_offset %r12, -16\n\t.cfi_offset %r13, -24\n\t.cfi_offset %r14, -32\n\t.cfi_offset %r15, -40\n\t" \
         "pushq %rbp\n\tpushq %rbx\n\tleaq 1f(%rip), %rbx\n\tpushq %rbx\n\t" \
