@@ -119,8 +119,9 @@ static void make_pair(enum cr_stack_kind kind)
 static size_t live_bytes(void)
 {
     char *sp;
-    cr__shared_image(pair[0], &sp);
-    return (size_t)(pair[0]->stack.top - sp);
+    size_t count;
+    cr__shared_image(pair[0], &sp, &count);
+    return count;
 }
 
 /* Two with as many live bytes on one shared stack, or the least that there can be; how many these are. */

@@ -26,6 +26,7 @@ import gdb.unwinder
 CHUNK_BYTES = 256 * 1024
 HANDLE_STEP_BYTES = 16
 ROOM_UNIT_BYTES = 16
+TOP_BYTES = 32
 PACKED_BYTES = 2048
 STATES = ("new", "suspended", "running", "ended", "scheduled", "free", "a thread's own", "ended")
 TASK, AWAY, STARTED = 8, 0x2000, 0x8000 # bits beside them
@@ -392,9 +393,10 @@ class Coroutine:
         if not self.moved():
             return Live(sp, top, sp)
         if self.stack_kind() == "shared":
-            image = gdb.Value(handled(self.co["stack"]["image"])).cast(pointer_to("cr__image"))
-            sp = int(image["sp"])
-            return Live(sp, top, int(image) + int(image["room"]) * ROOM_UNIT_BYTES - (top - sp))
+            place = self.co["stack"]["place"]
+            count = int(place["words"]) * 8
+            end = top if int(place["with_top"]) else top - TOP_BYTES
+            return Live(end - count, end, handled(self.co["stack"]["image"]) + int(place["room"]) * ROOM_UNIT_BYTES - count)
         frozen = gdb.lookup_type("struct image", gdb.lookup_global_symbol("cr__freeze_counts").symtab.static_block())
         return Live(sp, top, int(gdb.Value(handled(self.slot()["image"])).cast(frozen.pointer()).dereference()["bytes"].address))
 

@@ -672,3 +672,90 @@ TEST(who_has_filled_a_shared_stack_makes_room_too)
 {
     CHECK_EQ(cr_run(needs_a_full_stack, NULL, &one_shared), 0);
 }
+
+/* ---- What an image keeps ------------------------------------------------------------------------------------- */
+
+static struct cr_mutex kept;
+
+static void takes_the_place(void *taken)
+{
+    char bytes[512];
+    memset(bytes, 0x5a, sizeof(bytes));
+    __asm__ volatile("" : "+m"(bytes));
+    *(bool *)taken = true;
+}
+
+static void ends_with_what_it_took_before(void *unused)
+{
+    static bool taken;
+    (void)unused;
+    CHECK_EQ(cr_mutex_lock(&kept), 0);
+    CHECK_EQ(cr_spawn(NULL, takes_the_place, &taken, &on_shared), 0);
+    while (!taken)
+        CHECK_EQ(cr_yield(), 0);
+}
+
+static void runs_who_keeps_a_lock(void)
+{
+    (void)!cr_run(ends_with_what_it_took_before, NULL, &(struct cr_config){.workers = 1, .stack = CR_STACK_SHARED, .shared_stacks = 1});
+}
+
+TEST(which_lock_it_has_taken_last_is_known_though_it_has_been_away_since)
+{
+    char text[512], wanted[64];
+    int status = test_capture(runs_who_keeps_a_lock, text, sizeof(text));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    snprintf(wanted, sizeof(wanted), "the last one that it took is the mutex at %p", (void *)&kept);
+    CHECK_STR(text, wanted);
+}
+
+enum { THRIFTY = 20000 };
+static int thrifty_parked;
+
+/* Apart, so that whose frame holds them needs no registers for it. */
+static __attribute__((noinline)) void fill_words(uint64_t *words, uint64_t first)
+{
+    for (uint64_t i = 0; i < 25; i++)
+        words[i] = first + i;
+}
+
+static __attribute__((noinline)) void check_words(const uint64_t *words, uint64_t first)
+{
+    for (uint64_t i = 0; i < 25; i++)
+        CHECK_EQ(words[i], first + i);
+}
+
+static void parks_with_200_bytes(void *number)
+{
+    uint64_t words[25];
+    fill_words(words, (uintptr_t)number);
+    thrifty_parked++;
+    CHECK_EQ(cr_park(), 0);
+    check_words(words, (uintptr_t)number);
+}
+
+static void weighs_images(void *unused)
+{
+    static struct cr_co *cos[THRIFTY];
+    const struct cr_attr thrifty = {.flags = CR_FPU_SHARED, .stack = CR_STACK_SHARED};
+    struct cr_mem_stats before = counts_now();
+    (void)unused;
+    for (uintptr_t i = 0; i < THRIFTY; i++)
+        CHECK_EQ(cr_spawn(&cos[i], parks_with_200_bytes, (void *)i, &thrifty), 0);
+    while (thrifty_parked < THRIFTY)
+        CHECK_EQ(cr_yield(), 0);
+    uint64_t each = (counts_now().images_bytes - before.images_bytes) / THRIFTY;
+    printf("# %llu bytes each\n", (unsigned long long)each);
+#if defined(__x86_64__) && defined(__OPTIMIZE__)
+    CHECK(each < 200 + 120); /* two return addresses, where it goes on, up to five registers, the classes' step, and 13 for the chunk in which the first images lay; four registers more are 32, and a word */
+#endif
+    CHECK_EQ(cr_unpark_many(cos, THRIFTY), 0);
+    for (int i = 0; i < THRIFTY; i++)
+        CHECK_EQ(cr_join(cos[i]), 0);
+}
+
+TEST(an_image_has_no_room_for_registers_that_nobody_uses)
+{
+    NEEDS_SHARED();
+    CHECK_EQ(cr_run(weighs_images, NULL, &one_shared), 0);
+}

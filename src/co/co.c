@@ -90,7 +90,7 @@ const char *const cr__stack_kind_names[] = {[CR_STACK_STATIC] = "static", [CR_ST
 static struct cr__stack_user user_of(const struct cr_co *co)
 {
     return (struct cr__stack_user){.top = co->stack.top,
-                                   .size_bytes = co->stack.size_bytes,
+                                   .size_bytes = cr__stack_bytes(co->stack),
                                    .name = cr__co_name(co),
                                    .kind = cr__stack_kind_names[cr__co_kind(co)],
                                    .id = co->id,
@@ -101,7 +101,7 @@ static struct cr__stack_user user_of(const struct cr_co *co)
 static bool makes_sense(const struct cr_co *co)
 {
     unsigned state = cr__co_state(co);
-    uint32_t size_bytes = co->stack.size_bytes;
+    uint32_t size_bytes = cr__stack_bytes(co->stack);
     if (state != CR__CO_RUNNING && state != CR__CO_SCHEDULED)
         return false;
     return cr__co_is_packed(co) ? cr__mem_reserved(co->stack.top) : size_bytes > 0 && size_bytes % 4096 == 0 && size_bytes <= CR__STACK_MAX_BYTES;

@@ -116,12 +116,17 @@ static inline uint32_t cr__shared_size(uint32_t size_bytes)
     return size_bytes <= 1u << 16 ? 1u << 16 : 2u << cr__bits_highest(size_bytes - 1);
 }
 
+struct cr__image {
+    char *start; /* NULL: none */
+    uint32_t room_bytes;
+};
+
 /* A thread's. */
 struct cr__shared {
     struct cr__images *images;
     struct cr__stack_pool *pool;
     unsigned count; /* stacks in a set */
-    struct cr__image *spare;
+    struct cr__image spare;
     bool clears; /* for a census: what is copied out leaves zeroes behind */
     struct cr__shared_set sets[CR__SHARED_SETS];
 };
@@ -153,8 +158,8 @@ void cr__shared_prefetch(const struct cr_co *co);
 void cr__shared_pin(struct cr_co *co);
 void cr__shared_unpin(struct cr_co *co);
 
-/* The live bytes of one that is away, and where they belong. */
-const char *cr__shared_image(const struct cr_co *co, char **sp);
+/* The live bytes of one that is away, how many they are, and where they belong. */
+const char *cr__shared_image(const struct cr_co *co, char **sp, size_t *live_bytes);
 
 /* Makes a thread whose thread pointer is tp see self as its own (x86-64 FS base, aarch64 TPIDR_EL0, riscv tp). */
 void cr__self_install(void *thread_pointer, struct cr__self *self);

@@ -11,7 +11,8 @@
  *      for want of memory.
  *   4. A pinned stack keeps its occupant: somebody outside works with what lies on it.
  *
- * An image is as large as what lies in it, by its slab's classes, and a coroutine that is in place keeps its last one for the next time.
+ * An image is as large as what lies in it, by its slab's classes, and a coroutine that is in place keeps its last one for the next time. It is bytes and nothing else: how many, and
+ * where they belong, is in the coroutine's record (struct cr__shared_place). It leaves out what lies at the stack's very top (struct cr__co_top), unless somebody holds a lock, since else there is nothing.
  * A checked build (CR__CHECKED) knows all such stacks, and who is away from which, under one lock: to tell whose a pointer is.
  *
  * Rejected: copying out whenever a coroutine stops (the last occupant, when it comes back, needs no copy); images that only grow. */
@@ -30,18 +31,21 @@
 _Static_assert(CR_STACK_SHARED_MOST_BYTES >> SMALLEST_BITS == 1u << (CR__SHARED_SETS - 1), "a set for each power of two");
 _Static_assert(CR_STACK_SHARED_MOST_BYTES <= CR__IMAGE_MAX_BYTES, "who is on a stack can always make room: an image is smaller than the line at the top and what it holds");
 #define PIECE_BYTES ((size_t)2048)
+#define PREFETCH_BYTES ((size_t)6 * CR__CACHE_LINE) /* of an image: as many as are under way at once */
 #define GROWTH_BYTES 512 /* how much deeper than its caller's frame the running coroutine may be when it is left */
 
-#define ROOM_UNIT 16u
+#define MOST_ROOM 16383u /* that place.room can say: an image of the largest class is used but for its last bytes */
+_Static_assert(CR_STACK_SHARED_MOST_BYTES / sizeof(uint64_t) <= 1u << 15, "place.words: a line less than that many");
 
-struct cr__image {
-    uint64_t sp : 48;   /* where it goes on, and where the bytes belong: an address. With */
-    uint64_t room : 16; /* what the slab gave, in ROOM_UNITs, it is one word of what a parked one costs; asking the slab took longer than copying */
 #ifdef CR__CHECKED
+struct away { /* at an image's beginning */
     struct cr_co *co;
-    struct cr__image *next, **link; /* of those that are away from the stack, the last one to leave it first */
-#endif
+    struct away *next, **link; /* of those that are away from the stack, the last one to leave it first */
 };
+#define HEAD_BYTES sizeof(struct away)
+#else
+#define HEAD_BYTES ((size_t)0)
+#endif
 
 /* Lies at the top of its stack, above all frames. */
 struct cr__shared_stack {
@@ -51,7 +55,7 @@ struct cr__shared_stack {
     struct cr__shared *shared;
     struct cr__shared_stack *next;
 #ifdef CR__CHECKED
-    struct cr__image *away;
+    struct away *away;
     struct cr__shared_stack *next_of_all;
 #endif
 };
@@ -62,29 +66,41 @@ static struct cr__shared_stack *stack_of(const struct cr_co *co)
     return (struct cr__shared_stack *)(void *)co->stack.top;
 }
 
-static struct cr__image *image_of(const struct cr_co *co)
+static inline struct cr__image image_of(const struct cr_co *co)
 {
-    return co->stack.image ? cr__mem_at(co->stack.image) : NULL;
+    return (struct cr__image){co->stack.image ? cr__mem_at(co->stack.image) : NULL, co->stack.place.room * CR__PLACE_ROOM_UNIT};
 }
 
-static inline char *sp_of(const struct cr__image *image)
+static void image_set(struct cr_co *co, struct cr__image image)
 {
-    return (char *)(uintptr_t)image->sp;
+    co->stack.image = cr__mem_handle(image.start);
+    co->stack.place.room = image.room_bytes / CR__PLACE_ROOM_UNIT < MOST_ROOM ? image.room_bytes / CR__PLACE_ROOM_UNIT : MOST_ROOM;
 }
 
-/* The bytes lie at the image's end, which, of all but small ones, begins a cache line, as the stack's top does: so what is copied is as aligned at both ends. */
-static inline char *bytes_of(struct cr__image *image, size_t live)
+/* Whose top is left out has there what one has that has just begun. */
+static inline char *end_of(const struct cr_co *co, bool with_top)
 {
-    return (char *)image + image->room * ROOM_UNIT - live;
+    return co->stack.top - (with_top ? 0 : CR__ARCH_TOP_BYTES);
 }
 
-/* NULL: no memory. */
-static struct cr__image *image_get(struct cr__shared *shared, size_t live)
+/* The live bytes of one that is away: where they belong, how many they are, and where they lie, which is the image's end: of all but small ones that begins a cache line. */
+struct live {
+    char *sp, *bytes;
+    size_t count;
+};
+
+static inline struct live live_of(const struct cr_co *co)
 {
-    struct cr__image *image = cr__image_get(shared->images, sizeof(*image) + live);
-    if (image)
-        image->room = cr__image_room(image) / ROOM_UNIT;
-    return image;
+    struct cr__image image = image_of(co);
+    size_t count = co->stack.place.words * sizeof(uint64_t);
+    return (struct live){end_of(co, co->stack.place.with_top) - count, image.start + image.room_bytes - count, count};
+}
+
+/* .start NULL: no memory. */
+static struct cr__image image_get(struct cr__shared *shared, size_t live)
+{
+    char *start = cr__image_get(shared->images, HEAD_BYTES + live);
+    return (struct cr__image){start, start ? (uint32_t)cr__image_room(start) : 0};
 }
 
 void cr__shared_init(struct cr__shared *shared, struct cr__images *images, struct cr__stack_pool *pool, unsigned stacks_count)
@@ -126,26 +142,31 @@ static void occupy(struct cr__shared_stack *s, struct cr_co *co)
     pthread_mutex_unlock(&lock);
 }
 
-/* co's bytes are in image from now on. */
-static void goes_away(struct cr_co *co, struct cr__image *image)
+static struct away *away_of(const struct cr_co *co)
+{
+    return (struct away *)(void *)image_of(co).start;
+}
+
+/* co's bytes are in its image from now on. */
+static void goes_away(struct cr_co *co)
 {
     struct cr__shared_stack *s = stack_of(co);
+    struct away *away = away_of(co);
     pthread_mutex_lock(&lock);
-    image->co = co;
-    image->next = s->away;
-    image->link = &s->away;
-    if (image->next)
-        image->next->link = &image->next;
-    s->away = image;
+    *away = (struct away){co, s->away, &s->away};
+    if (away->next)
+        away->next->link = &away->next;
+    s->away = away;
     pthread_mutex_unlock(&lock);
 }
 
-static void comes_back(struct cr__image *image)
+static void comes_back(struct cr_co *co)
 {
+    struct away *away = away_of(co);
     pthread_mutex_lock(&lock);
-    *image->link = image->next;
-    if (image->next)
-        image->next->link = image->link;
+    *away->link = away->next;
+    if (away->next)
+        away->next->link = away->link;
     pthread_mutex_unlock(&lock);
 }
 
@@ -170,8 +191,8 @@ static bool is_own(const struct cr__self *self, const struct cr__shared_stack *s
 static struct cr__shared_owner owner_of(const struct cr__shared_stack *s, const char *addr)
 {
     const struct cr_co *co = s->occupant && addr >= (const char *)s->occupant->sp ? s->occupant : NULL; /* of one that runs just now: where it last stopped */
-    for (const struct cr__image *image = s->away; image && !co; image = image->next)
-        co = addr >= sp_of(image) ? image->co : NULL;
+    for (const struct away *away = s->away; away && !co; away = away->next)
+        co = addr >= live_of(away->co).sp ? away->co : NULL;
     if (!co)
         return (struct cr__shared_owner){0};
     struct cr__shared_owner owner = {.known = true, .id = co->id, .entry = co->entry};
@@ -209,14 +230,14 @@ static inline void occupy(struct cr__shared_stack *s, struct cr_co *co)
     s->occupant = co;
 }
 
-static inline void goes_away(struct cr_co *co, struct cr__image *image)
+static inline void goes_away(struct cr_co *co)
 {
-    (void)co, (void)image;
+    (void)co;
 }
 
-static inline void comes_back(struct cr__image *image)
+static inline void comes_back(struct cr_co *co)
 {
-    (void)image;
+    (void)co;
 }
 
 #endif
@@ -258,40 +279,36 @@ static struct cr__shared_stack *choose(struct cr__shared *shared, uint32_t size_
 
 /* ---- Moving -------------------------------------------------------------------------------------------------- */
 
-static size_t live_bytes(const struct cr_co *co)
+static inline bool has_room(struct cr__image image, size_t live)
 {
-    return (size_t)(co->stack.top - (char *)co->sp);
-}
-
-static inline bool has_room(const struct cr__image *image, size_t live)
-{
-    return image && image->room * ROOM_UNIT >= sizeof(*image) + live;
+    return image.start && image.room_bytes >= HEAD_BYTES + live;
 }
 
 /* Not more than the bytes need, so that a stack that was deep once does not cost for ever. */
-static inline bool fits(const struct cr__image *image, size_t live)
+static inline bool fits(struct cr__image image, size_t live)
 {
-    return has_room(image, live) && image->room * ROOM_UNIT / 2 < sizeof(*image) + live + CR__IMAGE_MIN_BYTES;
+    return has_room(image, live) && image.room_bytes / 2 < HEAD_BYTES + live + CR__IMAGE_MIN_BYTES;
 }
 
-static struct cr__image *image_for(struct cr__shared *shared, struct cr_co *co, size_t live)
+/* Gives co another one, unless that one does. False: no memory. */
+static bool image_fit(struct cr__shared *shared, struct cr_co *co, size_t live)
 {
-    struct cr__image *image = image_of(co);
+    struct cr__image image = image_of(co);
     if (CR__LIKELY(fits(image, live)))
-        return image;
-    struct cr__image *fitting = image_get(shared, live);
-    if (!fitting && has_room(image, live))
-        return image;
-    if (!fitting && has_room(shared->spare, live)) {
+        return true;
+    struct cr__image fitting = image_get(shared, live);
+    if (!fitting.start && has_room(image, live))
+        return true;
+    if (!fitting.start && has_room(shared->spare, live)) {
         fitting = shared->spare;
-        shared->spare = NULL;
+        shared->spare = (struct cr__image){0};
     }
-    if (!fitting)
-        return NULL;
-    if (image)
-        cr__image_put(shared->images, image);
-    co->stack.image = cr__mem_handle(fitting);
-    return fitting;
+    if (!fitting.start)
+        return false;
+    if (image.start)
+        cr__image_put(shared->images, image.start);
+    image_set(co, fitting);
+    return true;
 }
 
 /* In pieces, for which memcpy takes a loop: what takes one instruction instead begins slowly (rep movsb from 2,112 bytes on: 30 ns). */
@@ -306,28 +323,29 @@ static void copy(char *to, const char *from, size_t bytes)
 
 static void copy_out(struct cr__self *self, struct cr__shared *shared, struct cr_co *co)
 {
-    size_t live = live_bytes(co);
-    struct cr__image *image = image_for(shared, co, live);
-    if (CR__UNLIKELY(!image)) /* only when a bare coroutine yields to another that is away, too: there is one spare image, and both need it */
+    bool with_top = co->locks != 0;
+    size_t live = (size_t)(end_of(co, with_top) - (char *)co->sp);
+    if (CR__UNLIKELY(!image_fit(shared, co, live))) /* only when a bare coroutine yields to another that is away, too: there is one spare image, and both need it */
         cr__panic("no memory for the %zu bytes on its stack of coroutine %u, which must make room", live, co->id);
-    image->sp = (uintptr_t)co->sp;
-    copy(bytes_of(image, live), co->sp, live);
+    co->stack.place.words = live / sizeof(uint64_t) & 0x7fff;
+    co->stack.place.with_top = with_top;
+    copy(live_of(co).bytes, co->sp, live);
     if (CR__UNLIKELY(shared->clears))
         memset(co->sp, 0, live);
-    goes_away(co, image);
+    goes_away(co);
     co->sp = self->mover;
     cr__co_away_set(co, true);
 }
 
 static void *copy_in(struct cr_co *co)
 {
-    struct cr__image *image = image_of(co);
-    comes_back(image);
-    char *sp = sp_of(image);
-    size_t live = (size_t)(co->stack.top - sp);
-    copy(sp, bytes_of(image, live), live);
+    struct live live = live_of(co);
+    comes_back(co);
+    copy(live.sp, live.bytes, live.count);
+    if (CR__LIKELY(!co->stack.place.with_top))
+        memset(end_of(co, false), 0, CR__ARCH_TOP_BYTES);
     cr__co_away_set(co, false);
-    return co->sp = sp;
+    return co->sp = live.sp;
 }
 
 void *cr__co_bring(void)
@@ -353,24 +371,24 @@ int cr__shared_reserve(struct cr__self *self, struct cr_co *co)
     if (CR__UNLIKELY(s->pins > 0))
         return -EBUSY;
     const char *here = __builtin_frame_address(0); /* the running one is not left yet: it may go some frames deeper */
-    size_t live = occupant == self->current ? (size_t)(occupant->stack.top - here) + GROWTH_BYTES : live_bytes(occupant);
+    size_t live = (size_t)(occupant->stack.top - (occupant == self->current ? here - GROWTH_BYTES : (const char *)occupant->sp));
     struct cr__shared *shared = s->shared;
     if (CR__LIKELY(has_room(shared->spare, live)))
         return 0;
-    struct cr__image *larger = image_get(shared, cr__round_up(sizeof(*larger) + live, SPARE_BYTES) - sizeof(*larger));
-    if (!larger)
+    struct cr__image larger = image_get(shared, cr__round_up(HEAD_BYTES + live, SPARE_BYTES) - HEAD_BYTES);
+    if (!larger.start)
         return has_room(image_of(occupant), live) ? 0 : -ENOMEM;
-    if (shared->spare)
-        cr__image_put(shared->images, shared->spare);
+    if (shared->spare.start)
+        cr__image_put(shared->images, shared->spare.start);
     shared->spare = larger;
     return 0;
 }
 
 void cr__shared_prefetch(const struct cr_co *co)
 {
-    const struct cr__image *image = image_of(co);
-    for (int i = 0; i < 6; i++)
-        __builtin_prefetch((const char *)image + i * CR__CACHE_LINE);
+    struct live live = live_of(co);
+    for (size_t at = 0; at < live.count && at < PREFETCH_BYTES; at += CR__CACHE_LINE)
+        __builtin_prefetch(live.bytes + at);
 }
 
 int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack_bytes, const struct cr__arch_life *life, void *word)
@@ -378,19 +396,21 @@ int cr__shared_start(struct cr__shared *shared, struct cr_co *co, uint32_t stack
     void *mover = cr__mover_here();
     if (!mover)
         return -ENOMEM;
-    if (!shared->spare) /* early, and without it: as long as there was one once, whoever is on a stack can leave it, so that memory that runs out later stops nobody for good */
-        shared->spare = image_get(shared, SPARE_BYTES - sizeof(struct cr__image));
+    if (!shared->spare.start) /* early, and without it: as long as there was one once, whoever is on a stack can leave it, so that memory that runs out later stops nobody for good */
+        shared->spare = image_get(shared, SPARE_BYTES - HEAD_BYTES);
     struct cr__shared_stack *s = choose(shared, stack_bytes);
-    struct cr__image *image = s ? image_get(shared, CR__ARCH_TOP_BYTES) : NULL;
-    if (!image)
+    struct cr__image image = s ? image_get(shared, CR__ARCH_TOP_BYTES) : (struct cr__image){0};
+    if (!image.start)
         return -ENOMEM;
-    char *top = (char *)s, *image_top = bytes_of(image, 0);
+    co->stack = (struct cr__stack){.top = (char *)s, .place = {.size = (cr__bits_highest(s->stack.size_bytes) - SMALLEST_BITS + 1) & 3}};
+    image_set(co, image);
+    co->stack.place.words = CR__ARCH_TOP_BYTES / sizeof(uint64_t);
+    co->stack.place.with_top = true;
+    char *image_top = live_of(co).bytes + CR__ARCH_TOP_BYTES;
     cr__arch_prepare(image_top, life, co);
     *(void **)(void *)(image_top - sizeof(void *)) = word;
-    image->sp = (uintptr_t)top - CR__ARCH_TOP_BYTES;
-    co->stack = (struct cr__stack){.top = top, .size_bytes = s->stack.size_bytes, .image = cr__mem_handle(image)};
     co->sp = mover;
-    goes_away(co, image);
+    goes_away(co);
     cr__co_away_set(co, true);
     cr__san_start(co);
     return 0;
@@ -400,10 +420,10 @@ void cr__shared_end(struct cr_co *co)
 {
     struct cr__shared_stack *s = stack_of(co);
     if (cr__co_flags(co) & CR__CO_AWAY)
-        comes_back(image_of(co));
+        comes_back(co);
     if (s->occupant == co)
         occupy(s, NULL); /* we may run there still: its next occupant comes by the mover */
-    cr__image_put(s->shared->images, image_of(co));
+    cr__image_put(s->shared->images, image_of(co).start);
     co->stack.image = 0;
 }
 
@@ -421,9 +441,10 @@ void cr__shared_unpin(struct cr_co *co)
     stack_of(co)->pins--;
 }
 
-const char *cr__shared_image(const struct cr_co *co, char **sp)
+const char *cr__shared_image(const struct cr_co *co, char **sp, size_t *live_bytes)
 {
-    struct cr__image *image = image_of(co);
-    *sp = sp_of(image);
-    return bytes_of(image, (size_t)(co->stack.top - *sp));
+    struct live live = live_of(co);
+    *sp = live.sp;
+    *live_bytes = live.count;
+    return live.bytes;
 }

@@ -83,8 +83,7 @@ static struct parked parked_at(const struct cr_co *co)
     if (CR__LIKELY(!(cr__co_flags(co) & CR__CO_AWAY)))
         return p;
     if (cr__co_kind(co) == CR_STACK_SHARED) {
-        p.bytes = (char *)cr__shared_image(co, &p.sp);
-        p.live_bytes = (size_t)(co->stack.top - p.sp);
+        p.bytes = (char *)cr__shared_image(co, &p.sp, &p.live_bytes);
         return p;
     }
     char *low, *top;

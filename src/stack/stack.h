@@ -35,12 +35,30 @@
 #define CR__STACK_WATERMARK_BYTES (16u * 1024) /* of a free stack, what stays: holds what most code needs, printf and lazily bound calls too, but not names' resolution and TLS */
 #define CR__STACK_FIRST_LINES 4 /* what a coroutine writes to at once when it starts */
 
-/* A stack in use. top - size_bytes is the guard's end, but for the colour: up to 960 bytes less are usable. */
-struct cr__stack {
-    char *top;           /* NULL: none */
-    uint32_t size_bytes; /* as asked for, rounded up to pages: names the class; CR__PACKED_BYTES: none of a pool's (packed.h) */
-    uint32_t image;      /* of a shared one: its last image (mem's handle), where its live bytes are while it is AWAY. A frozen one's is in its slot (virtual.h) */
+/* What a coroutine knows of a shared stack on which it has started, beside where that is: what an image would say, if it did not cost each parked one a word. */
+struct cr__shared_place {
+    uint32_t words : 15;   /* of the image that are live, while it is AWAY: */
+    uint32_t with_top : 1; /* the top's CR__ARCH_TOP_BYTES are among them */
+    uint32_t room : 14;    /* of the image, in CR__PLACE_ROOM_UNITs */
+    uint32_t size : 2;     /* of the stack: 1 for 64 KiB, 2 for twice that, 3: so a size_bytes of this is more than any other's */
 };
+#define CR__PLACE_ROOM_UNIT 16u
+
+/* A stack in use. Its end less its size (cr__stack_bytes) is the guard's end, but for the colour: up to 960 bytes less are usable. */
+struct cr__stack {
+    char *top; /* NULL: none */
+    union {
+        uint32_t size_bytes;           /* as asked for, rounded up to pages: names the class; CR__PACKED_BYTES: none of a pool's (packed.h) */
+        struct cr__shared_place place; /* of a shared one, from its start on */
+    };
+    uint32_t image; /* of a shared one: its last image (mem's handle), where its live bytes are while it is AWAY. A frozen one's is in its slot (virtual.h) */
+};
+_Static_assert(sizeof(struct cr__stack) == 16, "a quarter of a line");
+
+static inline uint32_t cr__stack_bytes(struct cr__stack stack)
+{
+    return stack.size_bytes <= CR__STACK_MAX_BYTES ? stack.size_bytes : UINT32_C(1) << 15 << stack.place.size;
+}
 
 struct cr__stack_class {
     uint32_t size_bytes; /* 0: class not in use */

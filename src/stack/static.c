@@ -422,7 +422,7 @@ char *cr__stack_low(struct cr__stack stack)
         return cr__packed_low(stack.top);
     /* the slot's end is the next page boundary: colours are less than a page */
     char *end = (char *)cr__round_up((uintptr_t)stack.top, 4096);
-    return end - stack.size_bytes;
+    return end - cr__stack_bytes(stack);
 }
 
 void cr__stack_put(struct cr__stack_pool *pool, struct cr__stack stack)
