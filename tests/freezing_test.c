@@ -204,9 +204,10 @@ static void meets(void *unused)
     (void)unused;
     struct cr_co *co, *lookers[2];
     struct cr_mem_stats first = counts_now();
-    CHECK_EQ(cr_spawn_on(&co, 0, holds_each_round, NULL, &on_virtual), 0);
+    unsigned here = (unsigned)cr_worker_index();
+    CHECK_EQ(cr_spawn_on(&co, here, holds_each_round, NULL, &on_virtual), 0);
     for (unsigned i = 0; i < 2; i++)
-        CHECK_EQ(cr_spawn_on(&lookers[i], 1 + i, looks_each_round, NULL, NULL), 0);
+        CHECK_EQ(cr_spawn_on(&lookers[i], (here + 1 + i) % 3, looks_each_round, NULL, NULL), 0);
     for (unsigned mine = 1; mine <= 200; mine++) {
         wait_until_frozen(first.frozen + mine);
         atomic_store(&round_now, mine);
@@ -477,7 +478,7 @@ static void receives_many(void *unused)
     (void)unused;
     CHECK_EQ(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends), 0);
     struct cr_conn *in = conn_of(ends[0]);
-    CHECK_EQ(cr_spawn_on(&co, 1, lends_again_and_again, NULL, &on_virtual), 0);
+    CHECK_EQ(cr_spawn_on(&co, !cr_worker_index(), lends_again_and_again, NULL, &on_virtual), 0);
     while (!lent)
         CHECK_EQ(cr_sleep(CR_MS), 0);
     for (uint64_t number = 0; counts_now().frozen < 300; number++) {
@@ -692,21 +693,35 @@ static void refuses_this_worker(void *unused)
     answer_for_kernel(SYS_ioctl, ANY, ENOMEM); /* of this thread only */
 }
 
+static _Atomic bool looked_at;
+
+static void holds_until_looked_at(void *unused)
+{
+    unsigned char bytes[HELD_BYTES];
+    (void)unused;
+    fill(bytes, sizeof(bytes), 1);
+    atomic_store(&held, bytes);
+    CHECK_EQ(cr_park(), 0);
+    check_filled(bytes, sizeof(bytes), 1);
+    while (!looked_at)
+        CHECK_EQ(cr_yield(), 0);
+}
+
 static void lacks_memory_to_thaw(void *unused)
 {
     struct cr_co *co, *refuser;
     (void)unused;
     uint64_t before = counts_now().frozen;
-    CHECK_EQ(cr_spawn_on(&co, 1, holds, NULL, &on_virtual), 0);
+    CHECK_EQ(cr_spawn_on(&co, !cr_worker_index(), holds_until_looked_at, NULL, &on_virtual), 0);
     wait_until_frozen(before + 1);
-    CHECK_EQ(cr_spawn_on(&refuser, 1, refuses_this_worker, NULL, NULL), 0);
+    CHECK_EQ(cr_spawn_on(&refuser, !cr_worker_index(), refuses_this_worker, NULL, NULL), 0);
     CHECK_EQ(cr_join(refuser), 0);
     before = stack_waits();
     CHECK_EQ(cr_unpark(co), 0);
     while (stack_waits() < before + 3)
         CHECK_EQ(cr_sleep(CR_MS), 0);
     check_filled(held, HELD_BYTES, 1); /* thawed for us, on another worker */
-    fill(held, HELD_BYTES, 2);
+    looked_at = true;
     CHECK_EQ(cr_join(co), 0);
 }
 

@@ -236,8 +236,8 @@ static void spawns_elsewhere(void *unused)
     gate = (struct cr_waitgroup){0};
     CHECK_EQ(cr_waitgroup_add(&gate, 1), 0);
     for (int i = 0; i < COUNT; i++)
-        CHECK_EQ(cr_task_spawn_on(NULL, 1, &frame.task, sizeof(frame), NULL), 0);
-    CHECK_EQ(cr_spawn_on(&ender, 1, ends_them, (void *)(uintptr_t)COUNT, NULL), 0);
+        CHECK_EQ(cr_task_spawn_on(NULL, !cr_worker_index(), &frame.task, sizeof(frame), NULL), 0);
+    CHECK_EQ(cr_spawn_on(&ender, !cr_worker_index(), ends_them, (void *)(uintptr_t)COUNT, NULL), 0);
     CHECK_EQ(cr_join(ender), 0); /* this worker, from whose memory they are, sleeps meanwhile */
 }
 

@@ -192,12 +192,12 @@ TEST_CO_CONFIG(a_poke_by_another_worker_arrives_and_one_that_is_closed_meanwhile
     for (int i = 0; i < 100; i++) {
         c.wakes = cr__running(&w);
         unsigned before = c.turns;
-        CHECK_EQ(cr_spawn_on(&co, 1, poke_once, &c, NULL), 0);
+        CHECK_EQ(cr_spawn_on(&co, !cr_worker_index(), poke_once, &c, NULL), 0);
         CHECK_EQ(wait_outside(cr_after(5 * CR_SEC)), 0);
         CHECK_EQ(cr_join(co), 0);
         CHECK(c.turns > before);
     }
-    CHECK_EQ(cr_spawn_on(&co, 1, poke_once, &c, NULL), 0);
+    CHECK_EQ(cr_spawn_on(&co, !cr_worker_index(), poke_once, &c, NULL), 0);
     while (!atomic_load(&c.service.posted))
         ; /* on the other worker: what it sends stays in our inbox as long as we don't suspend */
     cr__service_close(&c.service);

@@ -100,7 +100,6 @@ static void try_dials(struct provider *p)
     strcpy(nowhere, p->url);
     strcpy(strrchr(nowhere, ':'), ":0");
     ANSWERS(p, cr_dial_until(&client, nowhere, &p->dialling, cr_after(CR_SEC)));
-    ANSWERS(p, cr_dial_until(&client, p->url, &p->dialling, cr_now() - 1));
     ANSWERS(p, cr_dial_until(&client, p->url, &p->dialling, 0));
 }
 

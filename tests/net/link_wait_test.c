@@ -69,7 +69,7 @@ TEST_CO(they_talk_over_a_slow_line)
 TEST_CO_CONFIG(two_workers_talk, (&(struct cr_config){.workers = 2}))
 {
     struct cr_co *other;
-    CHECK_EQ(cr_spawn_on(&other, 1, answer, "mem:talk", NULL), 0);
+    CHECK_EQ(cr_spawn_on(&other, !cr_worker_index(), answer, "mem:talk", NULL), 0);
     ask("mem:talk");
     CHECK_EQ(cr_join(other), 0);
 }
@@ -346,7 +346,7 @@ TEST_CO_CONFIG(a_link_is_for_the_worker_that_opened_it, (&(struct cr_config){.wo
 {
     struct cr_co *co;
     CHECK_EQ(cr_link_open(&theirs, "mem:x"), 0);
-    CHECK_EQ(cr_spawn_on(&co, 1, tries_anothers, NULL, NULL), 0);
+    CHECK_EQ(cr_spawn_on(&co, !cr_worker_index(), tries_anothers, NULL, NULL), 0);
     CHECK_EQ(cr_join(co), 0);
     cr_link_close(theirs);
 }
@@ -403,7 +403,7 @@ static void sends_to_comers(void *unused)
 {
     (void)unused;
     struct cr_co *co;
-    CHECK_EQ(cr_spawn_on(&co, 1, comes_and_goes, NULL, NULL), 0);
+    CHECK_EQ(cr_spawn_on(&co, !cr_worker_index(), comes_and_goes, NULL, NULL), 0);
     keeps_sending(co);
 }
 
