@@ -474,9 +474,8 @@ static void fills_more_than_the_pool(void *unused)
     struct cr_mem_stats stats;
     peak(100000); /* records: 12.8 MB */
     cr_mem_stats_get(&stats);
-    if (stats.hugetlb_bytes == 0 && free_huge_pages() == 0)
+    if (stats.hugetlb_bytes == 0)
         _exit(TEST_SKIPPED); /* another program was faster */
-    CHECK(stats.hugetlb_bytes > 0);
     CHECK(stats.hugetlb_bytes <= 3u << 21);
     CHECK(stats.records_bytes > stats.hugetlb_bytes); /* so what the pool lacked came from elsewhere */
     CHECK(dump_says("huge pages from the system's pool for"));
@@ -494,7 +493,7 @@ static void leaves_the_pool_alone(void *unused)
     open_gate();
 }
 
-/* Others on this machine may take from the pool, too: then it is skipped. */
+/* Others on this machine may take from the pool, too, and give back: so it is tried some times, and skipped if nothing is left to be had. */
 TEST(huge_pages_come_from_the_systems_pool_then_from_where_the_kernel_finds_some)
 {
     if (RUNNING_ON_VALGRIND)
@@ -505,15 +504,20 @@ TEST(huge_pages_come_from_the_systems_pool_then_from_where_the_kernel_finds_some
     int one_at_a_time = open("/proc/sys/vm/nr_hugepages", O_RDONLY | O_CLOEXEC);
     if (flock(one_at_a_time, LOCK_EX | LOCK_NB) < 0)
         SKIP("another program does the same just now");
+    enum { ATTEMPTS = 20 };
     long before = pool_of_huge_pages(3), there = pool_of_huge_pages(3);
-    pid_t child = there == 3 ? fork() : -1;
-    if (child == 0)
-        _exit(cr_run(fills_more_than_the_pool, NULL, NULL) == 0 ? 0 : 1);
-    int status = 0;
-    if (child > 0)
+    bool left = false;
+    int status = TEST_SKIPPED << 8;
+    for (int i = 0; i < ATTEMPTS && there == 3 && WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0)
+            _exit(cr_run(fills_more_than_the_pool, NULL, NULL) == 0 ? 0 : 1);
         CHECK(waitpid(child, &status, 0) == child);
+        left = free_huge_pages() > 0;
+    }
     (void)!pool_of_huge_pages(before);
-    if (child < 0 || (WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED))
+    if (there != 3 || (!left && WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED))
         SKIP("the system has no three huge pages to spare");
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     if (before == 0)
