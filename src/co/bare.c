@@ -167,33 +167,44 @@ CR__COLD static int prepare_target(struct cr_co *to)
     return r == 0 && !to->stack.top ? prepare(to) : r; /* else it was prepared before, and then refused */
 }
 
-/* What is not simply suspended, or is on a stack about which something is to be looked at before each switch. 0 if it can be switched to; -EXDEV: begun on another thread;
- * -EBUSY, -EINVAL, -EPERM, -ENOMEM. Not cold: shared stacks come here each time. */
-static CR__NOINLINE int check_and_prepare(struct cr__self *self, struct cr_co *to)
+static inline int check_shared(struct cr__self *self, struct cr_co *to)
 {
-    if (CR__UNLIKELY(cr__co_state(to) != CR__CO_SUSPENDED)) {
+    if (CR__UNLIKELY(CR__CONTAINER(to, struct bare, co)->home != self->home))
+        return -EXDEV;
+    return cr__co_flags(to) & CR__CO_AWAY ? cr__shared_reserve(self, to) : 0;
+}
+
+static CR__NOINLINE int check_others(struct cr__self *self, struct cr_co *to)
+{
+    if (cr__co_state(to) != CR__CO_SUSPENDED) {
         int r = prepare_target(to);
         if (r < 0)
             return r;
     }
-    if (cr__co_kind(to) == CR_STACK_SHARED) {
-        if (CR__UNLIKELY(CR__CONTAINER(to, struct bare, co)->home != self->home))
-            return -EXDEV;
-        return cr__co_flags(to) & CR__CO_AWAY ? cr__shared_reserve(self, to) : 0;
-    }
+    if (cr__co_kind(to) == CR_STACK_SHARED)
+        return check_shared(self, to);
     if (cr__co_is_packed(to))
         cr__co_check_packed(to, to->sp);
     return 0;
 }
 
+/* Before a switch to `to`: 0 if it can be switched to; -EXDEV: begun on another thread; -EBUSY, -EINVAL, -EPERM, -ENOMEM. */
+static inline int check(struct cr__self *self, struct cr_co *to)
+{
+    const unsigned suspended = CR__MODE(CR__CO_SUSPENDED, 0), looked_at = CR__MODE(0xff, CR__CO_CHECKED);
+    if (CR__LIKELY((to->mode & looked_at) == suspended))
+        return 0;
+    if ((to->mode & (looked_at | CR__MODE(0, CR__CO_SHARED))) == (suspended | CR__MODE(0, CR__CO_CHECKED | CR__CO_SHARED)))
+        return check_shared(self, to);
+    return check_others(self, to);
+}
+
 int cr_co_resume(struct cr_co *co, void **value)
 {
     struct cr__self *self = cr__self_here();
-    if ((co->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED) {
-        int r = check_and_prepare(self, co);
-        if (r < 0)
-            return r;
-    }
+    int r = check(self, co);
+    if (CR__UNLIKELY(r < 0))
+        return r;
     struct cr_co *from = self->current;
     uint64_t note = 0;
     cr__co_state_set(co, CR__CO_RUNNING);
@@ -228,11 +239,9 @@ int cr_co_yield_to(struct cr_co *to, void **value)
     struct cr_co *me = self->current;
     if (to == me)
         return 0;
-    if ((to->mode & CR__MODE(0xff, CR__CO_CHECKED)) != CR__CO_SUSPENDED) {
-        int r = check_and_prepare(self, to);
-        if (r < 0)
-            return r;
-    }
+    int r = check(self, to);
+    if (CR__UNLIKELY(r < 0))
+        return r;
     uint64_t note = 0;
     cr__co_state_set(me, CR__CO_SUSPENDED);
     cr__co_state_set(to, CR__CO_RUNNING);
