@@ -10,6 +10,7 @@
 #include "sched/budget.h"
 
 #define SLICE_SLOTS 1024
+#define SLOTS_AHEAD 8 /* misses that are under way at once: those that are looked at have waited for long, and are cold */
 #define ROUND_MOST_NS (CR_SEC / 4) /* between the end of one round and the next: the limit, within these */
 #define ROUND_LEAST_NS CR_MS
 
@@ -35,6 +36,17 @@ static void freeze(struct cr__worker *w, struct cr__freezing *f)
     f->count = 0;
 }
 
+/* What is_idle reads, of the one whose turn comes soon. */
+static inline void look_ahead(struct cr__worker *w)
+{
+    const struct cr__slot *slot = cr__stack_slot_number(w->hand, w->hand_at + SLOTS_AHEAD);
+    if (slot) {
+        const struct cr__record *record = slot->owner;
+        __builtin_prefetch(&record->word);
+        __builtin_prefetch(&record->co.sp);
+    }
+}
+
 /* Goes on where it stopped. Returns how many slots it has looked at: fewer than most when the round is over. */
 static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_units)
 {
@@ -44,8 +56,7 @@ static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_u
         w->hand = NULL;
     w->hand_lost = w->virtuals.chunks_lost;
     while (looked < most && f.count < CR__FREEZE_MOST) {
-        char *low, *top;
-        struct cr__slot *slot = w->hand ? cr__stack_slot_number(w->hand, w->hand_at++, &low, &top) : NULL;
+        struct cr__slot *slot = w->hand ? cr__stack_slot_number(w->hand, w->hand_at++) : NULL;
         if (!slot) {
             w->hand_at = 0;
             w->hand = cr__stack_chunk_next(&w->virtuals, w->hand);
@@ -54,9 +65,14 @@ static unsigned look_round(struct cr__worker *w, unsigned most, uint32_t limit_u
             continue;
         }
         looked++;
+        look_ahead(w);
         struct cr__record *record = slot->owner;
         uint32_t idle_units;
-        if (record && is_idle(w, record, &idle_units) && idle_units >= limit_units && cr__freeze_add(&f, slot, low, record->co.sp, top) < 0)
+        if (!record || !is_idle(w, record, &idle_units) || idle_units < limit_units)
+            continue;
+        char *low, *top;
+        cr__stack_slot_place(w->hand, w->hand_at - 1, &low, &top);
+        if (cr__freeze_add(&f, slot, low, record->co.sp, top) < 0)
             break;
     }
     if (f.count > 0)

@@ -168,9 +168,10 @@ char *cr__stack_low(struct cr__stack stack);
 /* Whether guards cost no mapping here; page: one that may serve for trying. */
 bool cr__stack_guards_light(char *page);
 
-/* Of virtual stacks: the one at addr, or the i-th of a chunk, and where it begins and ends; NULL: there is none. The chunks of a pool: NULL first. */
+/* Of virtual stacks: the one at addr, and where it begins and ends; the i-th of a chunk, of which there may be none: NULL. The chunks of a pool: NULL first. */
 struct cr__slot *cr__stack_slot(struct cr__stack_chunk *chunk, const void *addr, char **low, char **top);
-struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i, char **low, char **top);
+struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i);
+void cr__stack_slot_place(const struct cr__stack_chunk *chunk, uint32_t i, char **low, char **top);
 struct cr__stack_chunk *cr__stack_chunk_next(const struct cr__stack_pool *pool, const struct cr__stack_chunk *after);
 
 /* Whether addr lies in a guard of any pool's; out receives that stack. For the fault handler: async-signal-safe. */

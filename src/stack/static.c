@@ -358,14 +358,19 @@ static char *top_of(char *slot, size_t slot_bytes)
     return slot + slot_bytes - colour * CR__STACK_COLOUR_BYTES;
 }
 
+void cr__stack_slot_place(const struct cr__stack_chunk *chunk, uint32_t i, char **low, char **top)
+{
+    char *slot = chunk->base + i * chunk->slot_bytes;
+    *low = slot + chunk->guard_bytes;
+    *top = top_of(slot, chunk->slot_bytes);
+}
+
 struct cr__slot *cr__stack_slot(struct cr__stack_chunk *chunk, const void *addr, char **low, char **top)
 {
     size_t i = (size_t)((const char *)addr - chunk->base) / chunk->slot_bytes;
     if (i >= chunk->slots)
         return NULL;
-    char *slot = chunk->base + i * chunk->slot_bytes;
-    *low = slot + chunk->guard_bytes;
-    *top = top_of(slot, chunk->slot_bytes);
+    cr__stack_slot_place(chunk, (uint32_t)i, low, top);
     return &chunk->states[i];
 }
 
@@ -374,9 +379,9 @@ struct cr__stack_chunk *cr__stack_chunk_next(const struct cr__stack_pool *pool, 
     return after ? after->next : pool->chunks;
 }
 
-struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i, char **low, char **top)
+struct cr__slot *cr__stack_slot_number(struct cr__stack_chunk *chunk, uint32_t i)
 {
-    return i < chunk->slots ? cr__stack_slot(chunk, chunk->base + i * chunk->slot_bytes, low, top) : NULL;
+    return i < chunk->slots ? &chunk->states[i] : NULL;
 }
 
 static int taken(struct cr__stack_class *c, char *top, struct cr__stack *out)
