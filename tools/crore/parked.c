@@ -1,7 +1,7 @@
 /* `crore demo --parked N --stack KIND`: N coroutines, each with 200 bytes of live locals, all parked at once; each is woken once, in random order, looks
  * whether its locals are what they were, and ends.
  *
- * One worker, so that the figures are a processor's. Beside the coroutines there is a handle for each in a list (8 bytes, counted as theirs). The random order
+ * One worker, so that the figures are a processor's. Beside the coroutines there is a list of where each of them is (4 bytes, counted as theirs). The random order
  * is a permutation that is computed (Feistel), not stored. They are spawned in batches, and run in between, so that what can be frozen is, while the
  * others are still being spawned. */
 #include "parked.h"
@@ -29,13 +29,15 @@
 #define STACK_BYTES 65536        /* of addresses: what is touched counts */
 #define STATIC_BYTES 4096
 #define PACKED_BYTES 2048
+#define HANDLE_STEP 8 /* bytes; handles lie within 16 GiB of the first one, in such steps */
 
 static struct {
     int64_t count;
     const char *kind;
     bool frozen; /* those of virtual stacks are to be */
     struct cr_attr attr;
-    struct cr_co **handles;
+    char *first;  /* handle; */
+    int32_t *far; /* and how far from it each is */
     int64_t parked, good, wrong; /* have begun to wait; have ended, their locals right; not so */
     int64_t failed_with;         /* a call that failed: -errno; */
     int64_t failed_after;        /* and for how many it had not */
@@ -130,6 +132,20 @@ static int wait_in_frame(struct cr_task *task)
     return 0;
 }
 
+static struct cr_co *handle_of(int64_t number)
+{
+    return (struct cr_co *)(void *)(parked.first + (intptr_t)parked.far[number] * HANDLE_STEP);
+}
+
+static void keep_handle(int64_t number, struct cr_co *co)
+{
+    if (number == 0)
+        parked.first = (char *)co;
+    parked.far[number] = (int32_t)(((char *)co - parked.first) / HANDLE_STEP);
+    if (handle_of(number) != co)
+        tool_fail("demo: coroutine %lld lies more than 16 GiB from the first one", (long long)number);
+}
+
 static int spawn_task(struct cr_co **out, int64_t number)
 {
     struct waiting frame = {.task = CR_TASK(wait_in_frame), .number = (uint64_t)number};
@@ -211,12 +227,14 @@ static bool spawn_all(void)
 {
     int64_t began_ns = cr_now();
     for (int64_t i = 0; i < parked.count; i++) {
-        int r = is_stackless() ? spawn_task(&parked.handles[i], i) : cr_spawn(&parked.handles[i], wait_on_stack, (void *)(intptr_t)i, &parked.attr);
+        struct cr_co *co;
+        int r = is_stackless() ? spawn_task(&co, i) : cr_spawn(&co, wait_on_stack, (void *)(intptr_t)i, &parked.attr);
         if (r < 0) {
             parked.failed_with = r;
             parked.failed_after = parked.count = i;
             return false;
         }
+        keep_handle(i, co);
         if (i % SPAWN_BATCH == SPAWN_BATCH - 1) {
             cr_yield();
             live_line("spawned", i + 1, began_ns);
@@ -273,10 +291,10 @@ static void wake_all(void)
         size_t n = 0;
         for (; n < WAKE_BATCH && i < parked.count; n++, i++) {
             order[n] = shuffled(i);
-            __builtin_prefetch(&parked.handles[order[n]]);
+            __builtin_prefetch(&parked.far[order[n]]);
         }
         for (size_t k = 0; k < n; k++)
-            batch[k] = parked.handles[order[k]];
+            batch[k] = handle_of(order[k]);
         wake(batch, n);
         live_line("woken", i, began_ns);
     }
@@ -371,9 +389,9 @@ int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, FILE *j
     choose_kind(kind, freeze_after_ns >= 0);
     parked.count = count;
     parked.live = isatty(STDOUT_FILENO);
-    parked.handles = mmap(NULL, (size_t)count * sizeof(*parked.handles), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (parked.handles == MAP_FAILED)
-        tool_fail("demo: no memory for %lld handles", (long long)count);
+    parked.far = mmap(NULL, (size_t)count * sizeof(*parked.far), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (parked.far == MAP_FAILED)
+        tool_fail("demo: no memory for a list of %lld coroutines", (long long)count);
     printf("crore demo: %lld coroutines, %s, %d bytes of live locals each, on one worker\n", (long long)count, kind, LOCALS_WORDS * 8);
     fflush(stdout);
     int r = cr_run(run_all, NULL, &(struct cr_config){.workers = 1, .freeze_after_ns = freeze_after_ns});
@@ -389,6 +407,6 @@ int parked_run(int64_t count, const char *kind, int64_t freeze_after_ns, FILE *j
     }
     if (json && fflush(json) != 0)
         tool_fail("--json: %s", strerror(errno));
-    munmap(parked.handles, (size_t)count * sizeof(*parked.handles));
+    munmap(parked.far, (size_t)count * sizeof(*parked.far));
     return good ? 0 : 1;
 }
