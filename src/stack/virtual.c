@@ -15,7 +15,6 @@
 #define LEAST_BYTES ((size_t)16 << 30)
 #define UNIT_BYTES ((size_t)2 << 20) /* what one page of page tables covers: chunks are whole ones, so that unmapping gives those back */
 #define PAGE_BYTES ((size_t)4096)
-#define PREFETCH_BYTES ((size_t)8 * CR__CACHE_LINE)
 
 struct image {
     size_t live_bytes;
@@ -342,8 +341,6 @@ int cr__freeze_add(struct cr__freezing *f, struct cr__slot *slot, char *low, cha
     }
     CR__ASSERT(slot->image == 0); /* one that was thawed by a touch is AWAY, for its scheduler, until it runs: so nobody adds it */
     slot->image = cr__mem_handle(image);
-    for (char *line = sp; line < top && line < sp + PREFETCH_BYTES; line += CR__CACHE_LINE)
-        __builtin_prefetch(line); /* when the batch is copied they have come */
     f->stacks[f->count].slot = slot;
     f->stacks[f->count].low = low;
     f->stacks[f->count].sp = sp;
