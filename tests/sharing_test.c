@@ -746,7 +746,7 @@ static void weighs_images(void *unused)
         CHECK_EQ(cr_yield(), 0);
     uint64_t each = (counts_now().images_bytes - before.images_bytes) / THRIFTY;
     printf("# %llu bytes each\n", (unsigned long long)each);
-#if defined(__x86_64__) && defined(__OPTIMIZE__)
+#if defined(__x86_64__) && defined(__OPTIMIZE__) && !defined(TEST_SANITIZED)
     CHECK(each < 200 + 120); /* two return addresses, where it goes on, up to five registers, the classes' step, and 13 for the chunk in which the first images lay; four registers more are 32, and a word */
 #endif
     CHECK_EQ(cr_unpark_many(cos, THRIFTY), 0);
