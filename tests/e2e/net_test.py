@@ -28,7 +28,7 @@ def test_a_dump_tells_of_the_network():
     with tempfile.TemporaryDirectory() as folder:
         with Server("--net", f"shm:{folder}/wire addr=10.0.0.2/24 addr=fd00::2/64", "--echo", url="tcp://:80") as server:
             server.process.send_signal(signal.SIGQUIT)
-            time.sleep(1)
+            server.wait_until_told("listens on")
             _, _, err = server.stop()
     for part in ("network \"shm:", "address 10.0.0.2/24", "address [fd00::2]/64", "listens on [::]:80"):
         assert part in err, err
@@ -42,11 +42,10 @@ def test_crore_net_shows_links_neighbours_and_connections():
             swarm = ["swarm", "--quiet", "--net", f"shm:{wire} addr=10.0.0.1/24 workers=all", "--workers", "2", "--connections", "40", "--rate", "400", "--duration", "3s"]
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 talk = pool.submit(run, *swarm, "tcp://10.0.0.2:80")
-                for _ in range(25): # until all have opened
-                    done = run("net", str(server.process.pid))
-                    if done.stdout.count(": established, cwnd ") == 40:
-                        break
+                done = run("net", str(server.process.pid))
+                while done.stdout.count(": established, cwnd ") < 40 and not talk.done(): # until all have opened
                     time.sleep(0.1)
+                    done = run("net", str(server.process.pid))
                 assert talk.result().returncode == 0, talk.result()
             status, out, err = server.stop()
             assert status == 0 and "served 40 connections" in out, (out, err)

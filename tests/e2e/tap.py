@@ -67,6 +67,7 @@ class Server:
         prefix = ["prlimit", f"--nofile={files}:{files}"] if files else []
         self.process = subprocess.Popen([*prefix, CRORE, "serve", "--listen", url, *args],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.told = b"" # on standard error, as far as somebody has waited for it
         self.line = self.process.stdout.readline()
         found = re.search(r"on (\S+)$", self.line.strip())
         if not found:
@@ -78,10 +79,18 @@ class Server:
     def connect(self):
         return socket.create_connection(self.address, timeout=20)
 
+    def wait_until_told(self, text):
+        """Until that is on its standard error, or it has ended."""
+        while text.encode() not in self.told:
+            more = os.read(self.process.stderr.fileno(), 65536)
+            if not more:
+                break
+            self.told += more
+
     def stop(self, how=signal.SIGTERM, timeout=30):
         self.process.send_signal(how)
         out, err = self.process.communicate(timeout=timeout)
-        return self.process.returncode, out, without_slow_reports(err)
+        return self.process.returncode, out, without_slow_reports(self.told.decode() + err)
 
     def __enter__(self):
         return self
