@@ -6,19 +6,6 @@
 
 static const struct cr_config several = {.workers = 3};
 
-#define TEST_BOTH(name)                            \
-    static void name(void *unused);                \
-    TEST(name##_on_one_worker)                     \
-    {                                              \
-        CHECK_EQ(cr_run(name, NULL, NULL), 0);     \
-    }                                              \
-    TEST(name##_on_several)                        \
-    {                                              \
-        SKIP_SEVERAL_UNDER_SEED();                 \
-        CHECK_EQ(cr_run(name, NULL, &several), 0); \
-    }                                              \
-    static void name(__attribute__((unused)) void *unused)
-
 static _Atomic long clients_done, sessions_done;
 static _Atomic unsigned long seen;
 static char url[128];

@@ -8,20 +8,6 @@
 
 static const struct cr_config several = {.workers = 2};
 
-/* Each test runs on one worker and on two. */
-#define TEST_BOTH(name)                                 \
-    static void name(void *unused);                     \
-    TEST(name##_on_one_worker)                          \
-    {                                                   \
-        CHECK_EQ(cr_run(name, NULL, NULL), 0);          \
-    }                                                   \
-    TEST(name##_on_two_workers)                         \
-    {                                                   \
-        SKIP_SEVERAL_UNDER_SEED();                      \
-        CHECK_EQ(cr_run(name, NULL, &several), 0);      \
-    }                                                   \
-    static void name(void *unused __attribute__((unused)))
-
 #define GO(frame) CHECK_EQ(cr_task_go(&(frame).task, sizeof(frame)), 0)
 #define SPAWN(co, frame) CHECK_EQ(cr_task_spawn(&(co), &(frame).task, sizeof(frame), NULL), 0)
 

@@ -132,6 +132,20 @@ static inline void test_add(struct test *test)
     static void body_of_##test_name(void *unused __attribute__((unused)))
 #define TEST_CO(test_name) TEST_CO_CONFIG(test_name, NULL)
 
+/* Twice: as TEST_CO, and on several workers, as many as the file's `several` says. */
+#define TEST_BOTH(name)                                                                                                \
+    static void name(void *unused);                                                                                    \
+    TEST(name##_on_one_worker)                                                                                         \
+    {                                                                                                                  \
+        CHECK_EQ(cr_run(name, NULL, NULL), 0);                                                                         \
+    }                                                                                                                  \
+    TEST(name##_on_several)                                                                                            \
+    {                                                                                                                  \
+        SKIP_SEVERAL_UNDER_SEED();                                                                                     \
+        CHECK_EQ(cr_run(name, NULL, &several), 0);                                                                     \
+    }                                                                                                                  \
+    static void name(void *unused __attribute__((unused)))
+
 #define CHECK(cond)                                                                                                    \
     do {                                                                                                               \
         if (!(cond))                                                                                                   \
