@@ -167,6 +167,7 @@ CR__COLD static int prepare_target(struct cr_co *to)
     return r == 0 && !to->stack.top ? prepare(to) : r; /* else it was prepared before, and then refused */
 }
 
+/* As check, of one that is suspended. */
 static inline int check_shared(struct cr__self *self, struct cr_co *to)
 {
     if (CR__UNLIKELY(CR__CONTAINER(to, struct bare, co)->home != self->home))
@@ -174,6 +175,7 @@ static inline int check_shared(struct cr__self *self, struct cr_co *to)
     return cr__co_flags(to) & CR__CO_AWAY ? cr__shared_reserve(self, to) : 0;
 }
 
+/* What has not begun, can't be switched to, or is packed. */
 static CR__NOINLINE int check_others(struct cr__self *self, struct cr_co *to)
 {
     if (cr__co_state(to) != CR__CO_SUSPENDED) {

@@ -104,6 +104,8 @@ static bool makes_sense(const struct cr_co *co)
     uint32_t size_bytes = cr__stack_bytes(co->stack);
     if (state != CR__CO_RUNNING && state != CR__CO_SCHEDULED)
         return false;
+    if ((co->stack.size_bytes > CR__STACK_MAX_BYTES) != (cr__co_kind(co) == CR_STACK_SHARED)) /* which says it in another way */
+        return false;
     return cr__co_is_packed(co) ? cr__mem_reserved(co->stack.top) : size_bytes > 0 && size_bytes % 4096 == 0 && size_bytes <= CR__STACK_MAX_BYTES;
 }
 

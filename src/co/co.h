@@ -116,6 +116,7 @@ static inline uint32_t cr__shared_size(uint32_t size_bytes)
     return size_bytes <= 1u << 16 ? 1u << 16 : 2u << cr__bits_highest(size_bytes - 1);
 }
 
+/* Room for the live bytes of one that is away. */
 struct cr__image {
     char *start; /* NULL: none */
     uint32_t room_bytes;

@@ -31,7 +31,7 @@
 _Static_assert(CR_STACK_SHARED_MOST_BYTES >> SMALLEST_BITS == 1u << (CR__SHARED_SETS - 1), "a set for each power of two");
 _Static_assert(CR_STACK_SHARED_MOST_BYTES <= CR__IMAGE_MAX_BYTES, "who is on a stack can always make room: an image is smaller than the line at the top and what it holds");
 #define PIECE_BYTES ((size_t)2048)
-#define LITTLE_BYTES ((size_t)768)
+#define LITTLE_BYTES ((size_t)768) /* copied in place: a call costs more than it saves */
 #define PREFETCH_BYTES ((size_t)6 * CR__CACHE_LINE) /* of an image: as many as are under way at once */
 #define GROWTH_BYTES 512 /* how much deeper than its caller's frame the running coroutine may be when it is left */
 
