@@ -55,6 +55,9 @@ def run_all(namespace, only=None):
 
 
 def main(namespace):
+    # A shell without job control has what it starts in the background ignore these, and so its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError("took too long")))
     only = [argument for argument in sys.argv[2:] if argument.startswith("test_")]
     sys.exit(run_all(namespace, only[0] if only else None))
