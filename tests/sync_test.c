@@ -125,13 +125,15 @@ TEST_BOTH(many_locks_may_be_held_at_once)
 /* ---- Cycles of holders -------------------------------------------------------------------------------------- */
 
 static struct cr_mutex forks[3];
-static _Atomic int deadlocks;
+static _Atomic int deadlocks, hold_one;
 
 static void takes_two(void *arg)
 {
     int first = (int)(intptr_t)arg, second = (first + 1) % 3;
     CHECK_EQ(cr_mutex_lock(&forks[first]), 0);
-    CHECK_EQ(cr_sleep(2 * CR_MS), 0);
+    hold_one++;
+    while (hold_one < 3)
+        CHECK_EQ(cr_sleep(CR_MS), 0);
     int r = cr_mutex_lock(&forks[second]);
     if (r == 0)
         CHECK_EQ(cr_mutex_unlock(&forks[second]), 0);

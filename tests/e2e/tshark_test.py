@@ -30,6 +30,7 @@ PROGRAMS = {
     "udp": ([], {}, None, ()),
     # What these send as TCP or UDP is filling: they are tests of what is below.
     "ip": ([], {}, None, ("tcp", "udp")),
+    "icmp": ([], {}, None, ("tcp", "udp")),
     "neighbour": ([], {}, None, ("tcp", "udp")),
     "fragment": ([], {}, None, ("tcp", "udp")),
     "lockstep": (["every_byte_arrives_once_and_in_order_over_a_bad_line"], {"CR_SEEDS": str(SEEDS)}, None, ()),
@@ -206,7 +207,7 @@ def test_seeds():
 
 def test_datagrams_fragments_and_what_is_below():
     """UDP, fragments, ICMP, ARP and NDP are right"""
-    check("udp", "ip", "neighbour", "fragment", kinds=("ip:udp:data", "ipv6:udp:data", "ipv6:ipv6.fraghdr", "arp", "ip:icmp:ip", "ip:icmp:data", "ipv6:icmpv6", "icmpv6:ipv6"))
+    check("udp", "ip", "icmp", "neighbour", "fragment", kinds=("ip:udp:data", "ipv6:udp:data", "ipv6:ipv6.fraghdr", "arp", "ip:icmp:ip", "ip:icmp:data", "ipv6:icmpv6", "icmpv6:ipv6"))
 
 
 def test_sockets():
